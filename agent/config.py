@@ -1,0 +1,190 @@
+"""What a node is told: one frozen value, made once by the CLI, handed down to every process.
+
+A file (``--config``, YAML) and flags make a ``Config``; the supervisor writes it resolved to ``<run-dir>/config.json``
+and each child process reads that. Names follow the flags of kube-proxy, kubelet and kube-apiserver where they exist.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+DEFAULT_STATE_DIR = Path("/var/lib/podwire")
+DEFAULT_RUN_DIR = Path("/run/podwire")
+
+Engine = Literal["auto", "libiptc", "restore"]
+Variant = Literal["auto", "nft", "legacy"]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the file or flag, the field and what would be accepted."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things lie. ``state_dir`` survives a reboot, ``run_dir`` need not."""
+
+    state_dir: Path
+
+    @property
+    def run_dir(self) -> Path:
+        return DEFAULT_RUN_DIR if self.state_dir == DEFAULT_STATE_DIR else self.state_dir / "run"
+
+    @property
+    def database(self) -> Path:
+        return self.state_dir / "store.db"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """For people and programs outside: the API server on the caller's own loopback."""
+        return self.state_dir / "kubeconfig"
+
+    @property
+    def node_kubeconfig(self) -> Path:
+        """For podwire's own processes: the API server on the node's address."""
+        return self.state_dir / "node.kubeconfig"
+
+    @property
+    def pki(self) -> Path:
+        return self.state_dir / "pki"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of podwire's processes, one file each."""
+        return self.state_dir / "log"
+
+    @property
+    def pods(self) -> Path:
+        """One folder per pod UID: etc/, containers/, and the log files of its containers."""
+        return self.state_dir / "pods"
+
+    @property
+    def images(self) -> Path:
+        """Folders that the user adds to the image catalogue."""
+        return self.state_dir / "images"
+
+    @property
+    def ipam(self) -> Path:
+        return self.state_dir / "ipam.json"
+
+    @property
+    def timeline(self) -> Path:
+        return self.run_dir / "timeline.jsonl"
+
+    @property
+    def resolved_config(self) -> Path:
+        return self.run_dir / "config.json"
+
+
+@dataclass(frozen=True)
+class Config:
+    """One node. Addresses and CIDRs are strings in canonical form; durations are seconds."""
+
+    state_dir: Path = DEFAULT_STATE_DIR
+    node_name: str = field(default_factory=lambda: socket.gethostname().lower())
+    node_netns: str | None = None
+    node_ip: str = ""
+    bridge: str = "podwire0"
+    cluster_domain: str = "cluster.local"
+    pod_cidr: str = "10.244.0.0/24"
+    service_cidr: str = "10.96.0.0/12"
+    node_port_range: tuple[int, int] = (30000, 32767)
+    dns_ip: str = "10.96.0.10"
+    dns_upstreams: tuple[str, ...] = ()
+    dns_ttl: int = 5
+    api_port: int = 6443
+    kubelet_port: int = 10250
+    proxy_mode: Literal["iptables"] = "iptables"
+    proxy_engine: Engine = "auto"
+    iptables_variant: Variant = "auto"
+    verbose: bool = False
+
+    @cached_property
+    def paths(self) -> Paths:
+        return Paths(self.state_dir)
+
+    @property
+    def gateway(self) -> str:
+        """The bridge's address: the first host of the pod CIDR."""
+        return str(ipaddress.ip_network(self.pod_cidr)[1])
+
+    @property
+    def kubernetes_ip(self) -> str:
+        """The ClusterIP of the ``kubernetes`` Service: the first host of the service CIDR."""
+        return str(ipaddress.ip_network(self.service_cidr)[1])
+
+
+def load_config(file: Path | None, **flags: Any) -> Config:
+    """A Config from an optional YAML file and flags (None: not given); flags win. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read_yaml(file)
+    values.update({name: value for name, value in flags.items() if value is not None})
+    try:
+        config = msgspec.convert(values, _strict(), dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"cannot use configuration {file or 'from flags'}: {error}") from error
+    resolved = Config(
+        **{name: value for name, value in msgspec.structs.asdict(config).items() if value is not msgspec.UNSET}
+    )
+    _check(resolved)
+    return resolved
+
+
+def dump_config(config: Config) -> bytes:
+    return msgspec.json.encode(config, enc_hook=str)
+
+
+def read_resolved(path: Path) -> Config:
+    return msgspec.json.decode(path.read_bytes(), type=Config, dec_hook=_decode)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read configuration {file}: not YAML: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"cannot use configuration {file}: expected a mapping of names to values at the top")
+    return loaded
+
+
+def _strict() -> type[msgspec.Struct]:
+    """A struct with Config's fields, all optional, that refuses unknown names (msgspec cannot do both on a dataclass)."""
+    hints = msgspec.inspect.type_info(Config)
+    assert isinstance(hints, msgspec.inspect.DataclassType)
+    import typing
+
+    types = typing.get_type_hints(Config)
+    fields = [(f.name, types[f.name] | msgspec.UnsetType, msgspec.UNSET) for f in hints.fields]
+    return msgspec.defstruct("Configuration", fields, forbid_unknown_fields=True)
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)
+
+
+def _check(config: Config) -> None:
+    for name in ("pod_cidr", "service_cidr"):
+        try:
+            ipaddress.ip_network(getattr(config, name))
+        except ValueError as error:
+            raise ConfigError(f"cannot use {name}: {error}; expected a CIDR such as 10.244.0.0/24") from error
+    if ipaddress.ip_address(config.dns_ip) not in ipaddress.ip_network(config.service_cidr):
+        raise ConfigError(f"cannot use dns_ip {config.dns_ip}: it is outside service_cidr {config.service_cidr}")
+    low, high = config.node_port_range
+    if not 0 < low <= high < 65536:
+        raise ConfigError(f"cannot use node_port_range {low}-{high}: expected two ports, the lower first")

@@ -1,0 +1,118 @@
+"""Events: what a component tells the people who look at an object with ``describe``.
+
+core/v1 Events, counted instead of repeated as client-go's EventCorrelator does: the same message about the same object
+within ten minutes raises ``count`` and ``lastTimestamp`` of the Event that is there. Recording never fails its caller:
+an Event that cannot be written is a line in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import httpx2
+
+from agent.kube.client import Client
+
+log = logging.getLogger(__name__)
+WINDOW = 600.0  # seconds in which equal events are counted together
+REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The object an Event is about."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str = ""
+    api_version: str = "v1"
+    field_path: str = ""
+
+
+class Recorder:
+    """Writes Events for one component, in the background and in order. ``run`` must be running."""
+
+    def __init__(self, client: Client, component: str, *, host: str = "") -> None:
+        self._client, self._component, self._host = client, component, host
+        self._queue: asyncio.Queue[tuple[Ref, str, str, str]] = asyncio.Queue(maxsize=1000)
+        self._known: dict[tuple[Ref, str, str, str], tuple[str, int, float]] = {}
+
+    def event(self, ref: Ref, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        """Note an Event; ``reason`` is CamelCase, ``message`` a sentence for a person."""
+        try:
+            self._queue.put_nowait((ref, kind, reason, message))
+        except asyncio.QueueFull:
+            log.warning("event dropped, too many at once: %s %s: %s", reason, ref.name, message)
+
+    async def run(self) -> None:
+        while True:
+            ref, kind, reason, message = await self._queue.get()
+            try:
+                await self._write(ref, kind, reason, message)
+            except (httpx2.HTTPError, OSError) as error:
+                log.warning("cannot record event %s about %s/%s: %s", reason, ref.namespace, ref.name, error)
+
+    async def _write(self, ref: Ref, kind: str, reason: str, message: str) -> None:
+        known = self._known.get((ref, kind, reason, message))
+        if (
+            known is not None
+            and time.monotonic() - known[2] < WINDOW
+            and await self._count(ref, known[0], known[1] + 1)
+        ):
+            self._known[(ref, kind, reason, message)] = (known[0], known[1] + 1, known[2])
+            return
+        body = self._body(ref, kind, reason, message)
+        response = await self._client.http.post(_path(ref), json=body)
+        if response.status_code == 404:  # the namespace is gone, and with it everybody who could read this
+            return
+        response.raise_for_status()
+        if len(self._known) >= REMEMBERED:
+            self._known.pop(next(iter(self._known)))
+        self._known[(ref, kind, reason, message)] = (str(body["metadata"]["name"]), 1, time.monotonic())  # type: ignore[index]
+
+    async def _count(self, ref: Ref, name: str, count: int) -> bool:
+        patch = {"count": count, "lastTimestamp": _now()}
+        headers = {"Content-Type": "application/merge-patch+json"}
+        response = await self._client.http.patch(f"{_path(ref)}/{name}", json=patch, headers=headers)
+        return response.is_success
+
+    def _body(self, ref: Ref, kind: str, reason: str, message: str) -> dict[str, object]:
+        now = _now()
+        involved = {
+            "apiVersion": ref.api_version,
+            "kind": ref.kind,
+            "namespace": ref.namespace,
+            "name": ref.name,
+            "uid": ref.uid,
+            "fieldPath": ref.field_path,
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{ref.name}.{secrets.token_hex(8)}", "namespace": ref.namespace or "default"},
+            "involvedObject": {name: value for name, value in involved.items() if value},
+            "type": kind,
+            "reason": reason,
+            "message": message,
+            "source": {"component": self._component, **({"host": self._host} if self._host else {})},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+            "reportingComponent": self._component,
+            "reportingInstance": self._host,
+        }
+
+
+def _path(ref: Ref) -> str:
+    return f"/api/v1/namespaces/{ref.namespace or 'default'}/events"
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
