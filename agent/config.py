@@ -161,7 +161,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _strict() -> type[msgspec.Struct]:
-    """A struct with Config's fields, all optional, that refuses unknown names (msgspec cannot do both on a dataclass)."""
+    """A struct with Config's fields, all optional, that refuses unknown names (which msgspec can do for structs only)."""
     hints = msgspec.inspect.type_info(Config)
     assert isinstance(hints, msgspec.inspect.DataclassType)
     import typing

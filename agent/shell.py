@@ -24,7 +24,7 @@ class CommandError(Exception):
 
 
 def run(argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 60.0) -> bytes:
-    """Run ``argv``, give it ``stdin``, return its standard output. Raises CommandError. Blocks: call it from an executor."""
+    """Run ``argv``, give it ``stdin``, return its standard output. Raises CommandError. Blocks: use an executor."""
     log.debug("+ %s", shlex.join(argv))
     try:
         done = subprocess.run(

@@ -35,7 +35,7 @@ STEPS = (REQUEST_ACCEPTED, ENDPOINTS_SAW, SLICE_WRITTEN, PROXY_SAW, RULES_IN_KER
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One moment: ``step`` (one of STEPS) was reached for the Service ``namespace/name`` at ``at`` (seconds since the epoch)."""
+    """``step`` (one of STEPS) was reached for the Service ``namespace/name`` at ``at`` (seconds since the epoch)."""
 
     at: float
     step: str

@@ -1,1 +1,1 @@
-"""How podwire's components speak to a Kubernetes API server, ours or any other: client, informers, ticks, selectors, events."""
+"""How components speak to a Kubernetes API server, ours or any other: client, informers, ticks, selectors, events."""

@@ -24,7 +24,7 @@ class KubeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One connection pool to one API server. ``typed`` for objects, ``http`` for raw JSON (paths start with /api or /apis)."""
+    """One API server: ``typed`` for objects, ``http`` for raw JSON (paths start with /api or /apis)."""
 
     typed: AsyncClient
     http: httpx2.AsyncClient

@@ -234,7 +234,7 @@ def typed(resource: type[V]) -> Callable[[bytes], V]:
 
 
 async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """The response's lines as they arrive. (httpx's own ``aiter_lines`` decodes to text first, which JSON does not need.)"""
+    """The response's lines as they arrive. (``aiter_lines`` decodes to text first, which JSON does not need.)"""
     rest = b""
     async for chunk in response.aiter_bytes():
         *lines, rest = (rest + chunk).split(b"\n")

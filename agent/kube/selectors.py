@@ -12,7 +12,7 @@ from lightkube.models.meta_v1 import LabelSelector, LabelSelectorRequirement
 
 
 def matches_map(selector: Mapping[str, str] | None, labels: Mapping[str, str] | None) -> bool:
-    """A Service's selector: every pair must be there. An absent or empty selector chooses nothing (its endpoints are managed by hand)."""
+    """A Service's selector: every pair must be there. An empty one chooses nothing (endpoints are managed by hand)."""
     have = labels or {}
     return bool(selector) and all(have.get(name) == value for name, value in (selector or {}).items())
 
