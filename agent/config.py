@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import typing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -161,11 +162,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _strict() -> type[msgspec.Struct]:
-    """A struct with Config's fields, all optional, that refuses unknown names (which msgspec can do for structs only)."""
+    """A struct with Config's fields, all optional, that refuses unknown names (msgspec does so for structs only)."""
     hints = msgspec.inspect.type_info(Config)
     assert isinstance(hints, msgspec.inspect.DataclassType)
-    import typing
-
     types = typing.get_type_hints(Config)
     fields = [(f.name, types[f.name] | msgspec.UnsetType, msgspec.UNSET) for f in hints.fields]
     return msgspec.defstruct("Configuration", fields, forbid_unknown_fields=True)

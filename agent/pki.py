@@ -1,8 +1,8 @@
 """Keys, certificates and kubeconfigs of one node: made once, kept in ``<state-dir>/pki``, renewed before they end.
 
 One CA signs three certificates: the API server's, the kubelet's (for ``exec`` and logs) and the API server's client
-certificate towards the kubelet. People and components show the API server a bearer token. All private files are 0600 and
-written by rename, so that a crash leaves the old file or the new one.
+certificate towards the kubelet. People and components show the API server a bearer token. All private files are 0600
+and written by rename, so that a crash leaves the old file or the new one.
 """
 
 from __future__ import annotations

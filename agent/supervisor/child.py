@@ -1,0 +1,147 @@
+"""One child process: started, watched until it says it is ready, started again when it dies.
+
+A child says "ready" by writing a line to the pipe whose number is in ``$PODWIRE_READY_FD``. When the supervisor dies
+the kernel sends each child SIGTERM (``PR_SET_PDEATHSIG``, set by the child itself), so that none outlives it unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent.supervisor.state import ChildState, ChildStatus
+
+log = logging.getLogger(__name__)
+
+BACKOFF = (0.5, 30.0)  # seconds: pause before the first restart, longest pause
+STEADY = 60.0  # seconds after which a run counts as good and the pause starts small again
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+LOG_LIMIT = 16 << 20  # bytes after which a log is put aside at the next start
+
+
+class Child:
+    """``role``: what runs in it (see ``process``). ``listen``: sockets handed down, by file descriptor."""
+
+    def __init__(
+        self,
+        role: str,
+        *,
+        config_file: Path,
+        log_file: Path | None,
+        changed: Callable[[], None],
+        listen: Sequence[int] = (),
+    ) -> None:
+        self.role = role
+        self._config_file, self._log_file, self._changed, self._listen = config_file, log_file, changed, tuple(listen)
+        self._process: asyncio.subprocess.Process | None = None
+        self._state: ChildState = "starting"
+        self._since = time.time()
+        self._restarts = 0
+        self._why = ""
+
+    @property
+    def status(self) -> ChildStatus:
+        pid = self._process.pid if self._process is not None and self._process.returncode is None else None
+        return ChildStatus(self.role, self._state, pid, self._restarts, self._since, self._why)
+
+    async def run(self) -> None:
+        """Keep the process running until cancelled; then stop it, leaving what it made in the kernel."""
+        pause = BACKOFF[0]
+        try:
+            while True:
+                started = time.monotonic()
+                code = await self._run_once()
+                self._why = _ending(code)
+                log.error("%s died: %s%s", self.role, self._why, self._hint())
+                pause = BACKOFF[0] if time.monotonic() - started > STEADY else pause
+                self._set("waiting")
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, BACKOFF[1])
+                self._restarts += 1
+        finally:
+            await self._stop()
+            self._set("stopped")
+
+    async def _run_once(self) -> int:
+        read_end, write_end = os.pipe()
+        try:
+            self._set("starting")
+            self._process = await self._spawn(write_end)
+        finally:
+            os.close(write_end)
+        watcher = asyncio.create_task(self._watch_ready(read_end))
+        try:
+            return await self._process.wait()
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _spawn(self, ready_fd: int) -> asyncio.subprocess.Process:
+        argv = [sys.executable, "-m", "agent.supervisor.process", self.role, str(self._config_file)]
+        environment = {
+            **os.environ,
+            "PODWIRE_READY_FD": str(ready_fd),
+            "PODWIRE_LISTEN_FDS": ",".join(map(str, self._listen)),
+        }
+        output = self._open_log()
+        try:
+            return await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                pass_fds=(ready_fd, *self._listen),
+                process_group=0,  # Ctrl-C is for the supervisor: it stops its children in order
+            )
+        finally:
+            if output is not None:
+                os.close(output)
+
+    def _open_log(self) -> int | None:
+        if self._log_file is None:
+            return None
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        if self._log_file.exists() and self._log_file.stat().st_size > LOG_LIMIT:
+            self._log_file.replace(self._log_file.with_suffix(".log.1"))
+        return os.open(self._log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    async def _watch_ready(self, read_end: int) -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        pipe = os.fdopen(read_end, "rb", buffering=0)
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        try:
+            if await reader.readline():
+                self._set("ready")
+        finally:
+            transport.close()
+
+    async def _stop(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), GRACE)
+        except TimeoutError:
+            log.warning("%s did not stop within %g s: killed", self.role, GRACE)
+            process.kill()
+            await process.wait()
+
+    def _set(self, state: ChildState) -> None:
+        self._state, self._since = state, time.time()
+        self._changed()
+
+    def _hint(self) -> str:
+        return f"; its last words are in {self._log_file}" if self._log_file else ""
+
+
+def _ending(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,121 @@
+"""What runs inside a child: ``python -m agent.supervisor.process ROLE CONFIG``.
+
+First of all, while the process still has one thread, it enters the node's network namespace; everything it opens from
+then on belongs to the node. Components are imported only in the process that runs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from agent.config import Config, read_resolved
+from agent.telemetry import setup_logging
+
+log = logging.getLogger(__name__)
+Ready = Callable[[], None]
+
+PR_SET_PDEATHSIG = 1
+
+
+async def control(config: Config, ready: Ready) -> None:
+    """API server and controllers: they share a process, and still speak only HTTP with each other."""
+    from agent import apiserver, controllers
+    from agent.kube.client import connect
+
+    serving = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(apiserver.serve(config, sockets=_inherited_sockets(), ready=serving.set))
+        await serving.wait()
+        client = connect(config.paths.node_kubeconfig, field_manager="podwire-controllers")
+        group.create_task(controllers.run(client, config, ready=ready))
+
+
+async def node(config: Config, ready: Ready) -> None:
+    from agent import kubelet
+    from agent.kube.client import connect
+
+    await kubelet.run(connect(config.paths.node_kubeconfig, field_manager="podwire-kubelet"), config, ready=ready)
+
+
+async def proxy(config: Config, ready: Ready) -> None:
+    from agent import proxy as component
+    from agent.kube.client import connect
+
+    client = connect(config.paths.node_kubeconfig, field_manager="podwire-proxy")
+    await component.run(client, component.Options.from_config(config), ready=ready)
+
+
+async def dns(config: Config, ready: Ready) -> None:
+    from agent import dns as component
+    from agent.kube.client import connect
+
+    client = connect(config.paths.node_kubeconfig, field_manager="podwire-dns")
+    await component.run(client, component.Options.from_config(config), ready=ready)
+
+
+ROLES: dict[str, Callable[[Config, Ready], Awaitable[None]]] = {
+    "control": control,
+    "node": node,
+    "proxy": proxy,
+    "dns": dns,
+}
+
+
+def main() -> int:
+    role, config_file = sys.argv[1], Path(sys.argv[2])
+    _die_with_parent()
+    config = read_resolved(config_file)
+    setup_logging(role, verbose=config.verbose)
+    if config.node_netns:
+        from netns.namespaces import enter
+
+        enter(config.node_netns)
+    return asyncio.run(_until_terminated(ROLES[role], config))
+
+
+async def _until_terminated(component: Callable[[Config, Ready], Awaitable[None]], config: Config) -> int:
+    """Run the component; SIGTERM cancels it, which leaves the dataplane as it is. Exit code 1 when it failed."""
+    task = asyncio.ensure_future(component(config, _say_ready))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        return 0
+    except Exception:
+        log.exception("%s failed", component.__name__)
+        return 1
+    return 0
+
+
+def _say_ready() -> None:
+    descriptor = os.environ.pop("PODWIRE_READY_FD", "")
+    if descriptor:
+        os.write(int(descriptor), b"ready\n")
+        os.close(int(descriptor))
+
+
+def _inherited_sockets() -> list[socket.socket]:
+    numbers = filter(None, os.environ.get("PODWIRE_LISTEN_FDS", "").split(","))
+    return [socket.socket(fileno=int(number)) for number in numbers]
+
+
+def _die_with_parent() -> None:
+    parent = os.getppid()
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died between the two lines
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
