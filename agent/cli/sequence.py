@@ -27,7 +27,7 @@ EXPLANATIONS = {
 
 
 def select_sequence(marks: Iterable[Mark], namespace: str, name: str) -> tuple[Mark, ...]:
-    """The first mark of each step since the Service was last created, in the order of STEPS; missing ones are left out."""
+    """The first mark of each step since the Service was last created, in the order of STEPS."""
     ours = [mark for mark in marks if (mark.namespace, mark.name) == (namespace, name)]
     starts = [mark.at for mark in ours if mark.step == REQUEST_ACCEPTED and mark.detail in ("", "create")]
     begin = max(starts, default=0.0)

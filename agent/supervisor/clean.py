@@ -48,7 +48,7 @@ def drain(config: Config) -> None:
 
 
 def clean(paths: Paths, *, keep_state: bool) -> Iterator[str]:
-    """Remove pods, rules, bridge, namespace, state: a line per step. Raises SupervisorError at the end if any failed."""
+    """Remove pods, rules, bridge, namespace, state: a line per step. Raises SupervisorError if any failed."""
     config = read_resolved(paths.resolved_config) if paths.resolved_config.exists() else None
     failures: list[str] = []
     for what, step in _steps(paths, config, keep_state=keep_state):
