@@ -1,21 +1,28 @@
 """Clients from a kubeconfig: lightkube's typed one, and the same connection for raw JSON.
 
 Typed models drop fields they do not know, so they are for reading and for small patches, never for read-modify-write of
-somebody else's object. Informers and the CLI read raw JSON through ``http``.
+somebody else's object. Informers and the CLI read raw JSON through ``http``; ``rest`` writes it.
+
+A watch may be silent for minutes, so a peer that vanished without a word (a machine that lost power, a firewall that
+forgot the connection) is found by TCP keepalive, within ``KEEPALIVE`` seconds.
 """
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 from lightkube import AsyncClient, KubeConfig
 from lightkube.config.client_adapter import AsyncClient as connect_http
-from lightkube.config.client_adapter import ConnectionParams
+from lightkube.config.client_adapter import ConnectionParams, verify_cluster
+from lightkube.config.kubeconfig import SingleConfig
 from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 
 TIMEOUT = 15.0  # seconds, for everything but a watch
+KEEPALIVE = (15, 5, 3)  # seconds of silence before the first probe, seconds between probes, probes
+CONNECTIONS = httpx2.Limits(max_connections=200, max_keepalive_connections=20, keepalive_expiry=30.0)
 
 
 class KubeError(Exception):
@@ -42,10 +49,23 @@ def connect(kubeconfig: Path | None, *, context: str | None = None, field_manage
         single = config.get(context_name=context)
         if single is None:
             raise KubeError(f"cannot use kubeconfig {kubeconfig}: no such context: {context}")
-        params = ConnectionParams(timeout=httpx2.Timeout(TIMEOUT), trust_env=False)
+        timeout = httpx2.Timeout(TIMEOUT)
+        params = ConnectionParams(timeout=timeout, trust_env=False, transport=_transport(single))  # type: ignore[arg-type]
         typed = AsyncClient(
-            config=single, timeout=httpx2.Timeout(TIMEOUT), field_manager=field_manager, trust_env=False
+            config=single, timeout=timeout, field_manager=field_manager, trust_env=False, transport=_transport(single)
         )
         return Client(typed=typed, http=connect_http(single, params), server=single.cluster.server)
     except (LightkubeConfigError, OSError) as error:
         raise KubeError(f"cannot use kubeconfig {kubeconfig or '(from the environment)'}: {error}") from error
+
+
+def _transport(config: SingleConfig) -> httpx2.AsyncHTTPTransport:
+    idle, interval, probes = KEEPALIVE
+    options = [
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes),
+    ]
+    trust = verify_cluster(config.cluster, config.user, config.abs_file, trust_env=False)  # type: ignore[arg-type]
+    return httpx2.AsyncHTTPTransport(verify=trust, limits=CONNECTIONS, socket_options=options)
