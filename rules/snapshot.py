@@ -85,7 +85,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class SlicePort:
-    """A port of an EndpointSlice; it belongs to the Service port of the same name. ``port`` None: any, of no use here."""
+    """A port of an EndpointSlice; it serves the Service port of the same name. ``port`` is None where any will do."""
 
     port: int | None
     name: str = ""
