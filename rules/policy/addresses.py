@@ -1,0 +1,49 @@
+"""Addresses and CIDRs as the API may hold them, made canonical.
+
+Kubernetes accepted leading zeros (``010.0.0.1`` is 10.0.0.1: decimal, as Go read it before 1.17), IPv4-mapped IPv6
+addresses, white space around CIDRs, and CIDRs with host bits set; stored objects keep them for ever.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from rules.snapshot import Family
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ANYWHERE = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
+LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
+
+
+def parse_address(text: str) -> Address:
+    """The address; raises ValueError."""
+    address = ipaddress.ip_address(_decimal(text.strip()))
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def parse_network(text: str) -> Network:
+    """The network of a CIDR, host bits cleared; a bare address is a network of one. Raises ValueError."""
+    address, slash, length = text.strip().partition("/")
+    return ipaddress.ip_network(f"{_decimal(address)}{slash}{length}", strict=False)
+
+
+def family_of(value: Address | Network) -> Family:
+    return Family(value.version)
+
+
+def of_family(networks: Iterable[Network], family: Family) -> tuple[str, ...]:
+    """The networks of one family as text, each once, in order."""
+    return tuple(dict.fromkeys(str(network) for network in networks if family_of(network) is family))
+
+
+def _decimal(text: str) -> str:
+    """Dotted quads without leading zeros, which ``ipaddress`` refuses because some programs read them as octal."""
+    parts = text.split(".")
+    if ":" in text or not all(part.isascii() and part.isdigit() for part in parts):
+        return text
+    return ".".join(str(int(part)) for part in parts)
