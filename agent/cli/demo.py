@@ -141,7 +141,7 @@ def _replicaset_and_expose(story: Story) -> None:
     story.until("both pods are ready", lambda: _field(story, "rs", "go-demo-2", ".status.readyReplicas") == "2")
     story.run(f"podwire get -f {manifest}")
     story.run("podwire get pods -o wide")
-    story.run("podwire expose rs go-demo-2 --name=go-demo-2-svc --target-port=28017 --port=28017 --type=NodePort")
+    story.run("podwire expose rs go-demo-2 --name=go-demo-2-svc --target-port=28017 --type=NodePort")
     port = _field(story, "svc", "go-demo-2-svc", ".spec.ports[0].nodePort")
     story.until("the NodePort answers from outside", lambda: _answers(OUTSIDE, NODE_IP, int(port), "/"))
     story.run("podwire describe svc go-demo-2-svc")

@@ -1,4 +1,4 @@
-"""One node for the whole folder; what a test makes on it goes away with the test's namespace or by name."""
+"""One node for all tests that want one; each test removes by name what it made on it."""
 
 from __future__ import annotations
 
