@@ -1,4 +1,4 @@
-"""The document, line by line, with the user's own kubectl and with podwire's verbs: the same commands, the same output."""
+"""The document, line by line, with the user's own kubectl and with podwire's verbs: same commands, same output."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def test_discovering_services(node: Node, program: Program) -> None:
         "GO_DEMO_2_DB_SERVICE_PORT=27017",
     } <= set(variables)
     wait_ready(node, "go-demo-2-db", 1)
-    said = eventually(lambda: (text := program("describe", "svc", "go-demo-2-db")) if ":27017" in text else "")
+    eventually(lambda: re.search(r"Endpoints: +[0-9.]+:27017", program("describe", "svc", "go-demo-2-db")))
+    said = program("describe", "svc", "go-demo-2-db")
     for pattern in (r"Type: +ClusterIP", rf"IP: +{address}", r"TargetPort: +27017/TCP", r"Session Affinity: +None"):
         assert re.search(rf"(?m)^{pattern}$", said), said
 
