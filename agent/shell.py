@@ -6,10 +6,11 @@ code and what the program said. ``rules`` and ``netns`` know nothing of the agen
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -37,3 +38,24 @@ def run(argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 60.
     if done.returncode != 0:
         raise CommandError(argv, code=done.returncode, output=(done.stderr or done.stdout).decode(errors="replace"))
     return done.stdout
+
+
+async def spawn(
+    argv: Sequence[str],
+    *,
+    stdin: int | None = subprocess.DEVNULL,
+    stdout: int | None = subprocess.DEVNULL,
+    stderr: int | None = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> asyncio.subprocess.Process:
+    """Start ``argv`` and hand back the running process: for what is talked to, or outlives the call. Raises
+    CommandError.
+    """
+    log.debug("+ %s", shlex.join(argv))
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, pass_fds=pass_fds
+        )
+    except FileNotFoundError as error:
+        raise CommandError(argv, code=None, output=f"{error.filename}: no such program") from error
