@@ -14,7 +14,7 @@ Nothing here fails because of what an object contains: the part that makes no se
 ``Frontends.problems``; everything else goes on.
 """
 
-from rules.policy.services import Memo, resolve_frontends, resolve_service
+from rules.policy.services import Memo, node_port_destinations, resolve_frontends, resolve_service
 from rules.policy.values import (
     Action,
     Backend,
@@ -44,6 +44,7 @@ __all__ = [
     "Route",
     "ServiceFrontends",
     "Source",
+    "node_port_destinations",
     "resolve_frontends",
     "resolve_service",
 ]

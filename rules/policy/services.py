@@ -88,12 +88,27 @@ def resolve_service(
     vips = _parse_each("spec.clusterIPs", service.cluster_ips, parse_address, problems)
     places = _Places(service, node=node, problems=problems)
     ports = [
-        _resolve_port(service, port, slices, vip=vip, places=places, node=node, problems=problems)
+        _resolve_port(service, port, slices, vip=vip, places=places, node=node, settings=settings, problems=problems)
         for port in service.ports
         if _is_usable(port, problems)
         for vip in vips
     ]
     return ServiceFrontends(service.name, ports=tuple(ports), problems=tuple(dict.fromkeys(problems)))
+
+
+def node_port_destinations(frontends: Frontends, family: Family) -> tuple[str, ...]:
+    """CIDRs in which NodePorts listen (on those of their addresses that are this node's); empty: everywhere on it."""
+    found: dict[str, None] = {}
+    for text in frontends.settings.node_port_addresses:
+        if text == "primary":
+            found.update(dict.fromkeys(of_family(_networks(frontends.node.addresses), family)[:1]))
+        else:
+            found.update(dict.fromkeys(of_family([parse_network(text)], family)))
+    return tuple(found)
+
+
+def _networks(addresses: Iterable[str]) -> list[Network]:
+    return [parse_network(str(address)) for address in _parse_each("node", addresses, parse_address, [])]
 
 
 def _why_skipped(service: Service) -> str:
@@ -128,6 +143,7 @@ def _resolve_port(
     vip: Address,
     places: _Places,
     node: Node,
+    settings: Settings,
     problems: list[str],
 ) -> PortFrontends:
     family = family_of(vip)
@@ -135,8 +151,9 @@ def _resolve_port(
         slices, port_name=port.name, protocol=port.protocol, family=family, node=node, problems=problems
     )
     selection = select_endpoints(candidates, node)
-    inside = _internal_routes(service.internal_traffic_policy, selection)
-    outside = _external_routes(service.external_traffic_policy, selection)
+    pods = any(family_of(parse_network(cidr)) is family for cidr in settings.cluster_cidrs)
+    inside = _internal_routes(service.internal_traffic_policy, selection, _internal_masquerade(settings, pods=pods))
+    outside = _external_routes(service.external_traffic_policy, selection, pods=pods)
     own = Frontend(Kind.CLUSTER_IP, str(vip), port.port, inside)
     return PortFrontends(
         name=PortName(*service.name, port.name),
@@ -181,23 +198,30 @@ class _Places:
         return ranges
 
 
-def _internal_routes(policy: str, selection: Selection) -> tuple[Route, ...]:
+def _internal_masquerade(settings: Settings, *, pods: bool) -> Masquerade:
+    """Replies to an outsider must come back through this node; a pod's are routed here anyway."""
+    if settings.masquerade_all:
+        return Masquerade.ALWAYS
+    return Masquerade.OUTSIDERS if pods else Masquerade.NEVER  # not knowing the pods, everybody may be one
+
+
+def _internal_routes(policy: str, selection: Selection, masquerade: Masquerade) -> tuple[Route, ...]:
     if not selection.cluster:
         return (Route(Source.ANYONE, Action.REJECT, why=NO_ENDPOINTS),)
     if policy != "Local":
-        return (Route(Source.ANYONE, Action.FORWARD, Pool.CLUSTER, Masquerade.OUTSIDERS),)
+        return (Route(Source.ANYONE, Action.FORWARD, Pool.CLUSTER, masquerade),)
     if not selection.local:
         return (Route(Source.ANYONE, Action.DROP, Pool.LOCAL, why=NO_LOCAL_ENDPOINTS),)
-    return (Route(Source.ANYONE, Action.FORWARD, Pool.LOCAL, Masquerade.OUTSIDERS),)
+    return (Route(Source.ANYONE, Action.FORWARD, Pool.LOCAL, masquerade),)
 
 
-def _external_routes(policy: str, selection: Selection) -> tuple[Route, ...]:
+def _external_routes(policy: str, selection: Selection, *, pods: bool) -> tuple[Route, ...]:
     if not selection.cluster:
         return (Route(Source.ANYONE, Action.REJECT, why=NO_ENDPOINTS),)
     if policy != "Local":
         return (Route(Source.ANYONE, Action.FORWARD, Pool.CLUSTER, Masquerade.ALWAYS),)
     insiders = (
-        Route(Source.POD, Action.FORWARD, Pool.CLUSTER),
+        *((Route(Source.POD, Action.FORWARD, Pool.CLUSTER),) if pods else ()),
         Route(Source.NODE, Action.FORWARD, Pool.CLUSTER, Masquerade.ALWAYS),
     )
     if not selection.local:

@@ -1,0 +1,144 @@
+"""Installed and wanted Ruleset -> Plan: the smallest set of whole chains to rewrite.
+
+A table is changed in one transaction, so no packet sees half of a plan. Only our chains and our jumps are named in it;
+foreign rules keep their place, except that our jumps go on top of a built-in chain when they are not there as they
+should be (a rule that somebody put above ours later is left where it is).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rules.iptables.ruleset import TABLES, Rules, Ruleset, Table
+
+
+@dataclass(frozen=True, slots=True)
+class ChainChange:
+    """One chain of ours, before and after; None: it does not exist."""
+
+    chain: str
+    before: Rules | None
+    after: Rules | None
+
+
+@dataclass(frozen=True, slots=True)
+class JumpChange:
+    """Our jumps in one built-in chain, before and after, each in order."""
+
+    chain: str
+    before: Rules
+    after: Rules
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """One transaction on one table."""
+
+    table: str
+    chains: tuple[ChainChange, ...]
+    jumps: tuple[JumpChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, table by table; false if there is nothing to do. ``str`` is what ``--dry-run`` prints."""
+
+    tables: tuple[TablePlan, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.tables)
+
+    def __str__(self) -> str:
+        return "\n".join(line for table in self.tables for line in _describe(table)) or "nothing to change"
+
+    @property
+    def rules(self) -> int:
+        """How many rules the engine has to write."""
+        chains = sum(len(change.after or ()) for table in self.tables for change in table.chains)
+        return chains + sum(len(change.after) for table in self.tables for change in table.jumps)
+
+
+def diff_rulesets(installed: Ruleset, wanted: Ruleset) -> Plan:
+    """The plan that turns ``installed`` into ``wanted``."""
+    plans = (_diff_table(name, installed.table(name), wanted.table(name)) for name in TABLES)
+    return Plan(tuple(plan for plan in plans if plan.chains or plan.jumps))
+
+
+def apply_plan(plan: Plan, ruleset: Ruleset) -> Ruleset:
+    """What an engine leaves installed: ``apply_plan(diff_rulesets(a, b), a) == b``, pinned chains aside."""
+    plans = {table.table: table for table in plan.tables}
+    tables = {
+        name: _apply_table(plans[name], ruleset.table(name)) if name in plans else ruleset.table(name)
+        for name in TABLES
+    }
+    return Ruleset(filter=tables["filter"], nat=tables["nat"])
+
+
+def render_plan(plan: Plan) -> str:
+    """The plan as input of ``iptables-restore --noflush``, in which declaring a chain creates or empties it."""
+    return "".join(f"{line}\n" for table in plan.tables for line in _render_table(table))
+
+
+def _diff_table(name: str, installed: Table, wanted: Table) -> TablePlan:
+    chains: list[ChainChange] = []
+    for chain in sorted(installed.chains.keys() | wanted.chains.keys()):
+        before, after = installed.chains.get(chain), wanted.chains.get(chain)
+        if after is None and chain in installed.pinned:
+            after = ()  # a foreign rule jumps here: it can be emptied, not deleted
+        if before is not after and before != after:
+            chains.append(ChainChange(chain, before, after))
+    jumps = [
+        JumpChange(chain, before, after)
+        for chain in sorted(installed.jumps.keys() | wanted.jumps.keys())
+        if (before := installed.jumps.get(chain, ())) != (after := wanted.jumps.get(chain, ()))
+    ]
+    return TablePlan(name, tuple(chains), tuple(jumps))
+
+
+def _apply_table(plan: TablePlan, table: Table) -> Table:
+    chains, jumps = dict(table.chains), dict(table.jumps)
+    for change in plan.chains:
+        if change.after is None:
+            chains.pop(change.chain, None)
+        else:
+            chains[change.chain] = change.after
+    for jump in plan.jumps:
+        if jump.after:
+            jumps[jump.chain] = jump.after
+        else:
+            jumps.pop(jump.chain, None)
+    return Table(chains, jumps, table.pinned)
+
+
+def _render_table(plan: TablePlan) -> Iterator[str]:
+    """Chains first, so that jumps find them; deletions last, when nothing jumps there any more."""
+    yield f"*{plan.table}"
+    yield from (f":{change.chain} - [0:0]" for change in plan.chains)
+    for jump in plan.jumps:
+        yield from (f"-D {jump.chain} {rule}" for rule in jump.before)
+    for change in plan.chains:
+        yield from (f"-A {change.chain} {rule}" for rule in change.after or ())
+    for jump in plan.jumps:
+        yield from (f"-I {jump.chain} 1 {rule}" for rule in reversed(jump.after))
+    yield from (f"-X {change.chain}" for change in plan.chains if change.after is None)
+    yield "COMMIT"
+
+
+def _describe(plan: TablePlan) -> Iterator[str]:
+    yield f"*{plan.table}"
+    for jump in plan.jumps:
+        yield from _describe_rules(jump.chain, jump.before, jump.after)
+    for change in plan.chains:
+        if change.before is None:
+            yield f"+ :{change.chain}"
+        yield from _describe_rules(change.chain, change.before or (), change.after or ())
+        if change.after is None:
+            yield f"- :{change.chain}"
+
+
+def _describe_rules(chain: str, before: Rules, after: Rules) -> Iterator[str]:
+    old, new = ([f" -A {chain} {rule}" for rule in rules] for rules in (before, after))
+    hunks = difflib.unified_diff(old, new, n=0, lineterm="")
+    yield from (line for line in hunks if line.startswith(("+ ", "- ")))
