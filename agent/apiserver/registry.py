@@ -1,8 +1,9 @@
 """The table of kinds: what this API server serves, under which names, and where each is stored.
 
-Everything else here reads this table: routes and verbs (which subresources exist), discovery and OpenAPI (what clients
-are told), field selectors (what can be selected by), the store (under which key an object lies). To add a kind is to
-add a row here, its strategy in ``admission/strategies`` and, where it deserves columns of its own, a printer in ``tables``.
+Everything else here reads this table: routes and verbs (which subresources exist), discovery and OpenAPI (what
+clients are told), field selectors (what can be selected by), the store (under which key an object lies). To add a
+kind is to add a row here, its strategy in ``admission/strategies`` and, where it deserves columns of its own, a
+printer in ``tables``.
 
 One stored object can be served as two kinds: core/v1 Event and events.k8s.io/v1 Event are two spellings of one thing.
 Both rows name the same ``storage``; the newer one carries converters. Whoever reads the store calls ``from_storage``,

@@ -4,13 +4,11 @@ Defaults are filled in, the rules are checked, Services get their addresses and 
 (``strategies``), after upstream's registry strategies; nothing here does I/O, and arguments are never changed: what
 comes back is a new object.
 
-``errors`` what is wrong, in upstream's words · ``names`` and ``metadata`` rules all kinds share · ``allocation`` who holds
-which address and port · ``context`` one request's view of that · ``strategies`` one module per kind or family.
+``errors`` what is wrong, in upstream's words · ``names`` and ``metadata`` rules all kinds share · ``allocation`` who
+holds which address and port · ``context`` one request's view of that · ``strategies`` one module per kind or family.
 """
 
 from __future__ import annotations
-
-from copy import deepcopy
 
 from agent.apiserver.admission.context import Context
 from agent.apiserver.admission.errors import Cause, Forbidden, Invalid
@@ -22,7 +20,7 @@ __all__ = ["Cause", "Context", "Forbidden", "Invalid", "admit_create", "admit_up
 
 def admit_create(kind: Kind, obj: JSON, context: Context) -> JSON:
     """The object as it will be stored. ``metadata`` has its final name and namespace. Raises Invalid or Forbidden."""
-    return strategy_of(kind).create(kind, deepcopy(obj), context)
+    return strategy_of(kind).create(kind, obj, context)
 
 
 def admit_update(kind: Kind, subresource: str | None, new: JSON, old: JSON, context: Context) -> JSON:
@@ -30,7 +28,7 @@ def admit_update(kind: Kind, subresource: str | None, new: JSON, old: JSON, cont
 
     Raises Invalid or Forbidden.
     """
-    return strategy_of(kind).update(kind, subresource, deepcopy(new), deepcopy(old), context)
+    return strategy_of(kind).update(kind, subresource, new, old, context)
 
 
 def release(kind: Kind, obj: JSON, context: Context) -> None:

@@ -34,7 +34,7 @@ class Exhausted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Whole numbers ``first`` to ``last``; choices by the server start at ``dynamic`` and never fall on ``reserved``."""
+    """Whole numbers ``first`` to ``last``; the server chooses from ``dynamic`` on, and never what is ``reserved``."""
 
     first: int
     last: int

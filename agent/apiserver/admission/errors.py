@@ -1,7 +1,7 @@
 """What is wrong with an object, in the words people know: one Cause per field, one exception for all of them.
 
-Wording and reasons are those of apimachinery's field errors (util/validation/field/errors.go), because people search for
-these sentences and programs compare them.
+Wording and reasons are those of apimachinery's field errors (util/validation/field/errors.go), because people search
+for these sentences and programs compare them.
 """
 
 from __future__ import annotations

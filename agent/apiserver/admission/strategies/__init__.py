@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.apiserver.admission.strategies.base import Strategy
+from agent.apiserver.admission.strategies.service import ServiceStrategy
 from agent.apiserver.registry import Kind
 
 
@@ -12,4 +13,4 @@ def strategy_of(kind: Kind) -> Strategy:
 
 
 _COMMON = Strategy()
-_STRATEGIES: dict[str, Strategy] = {}
+_STRATEGIES: dict[str, Strategy] = {"services": ServiceStrategy()}
