@@ -1,0 +1,52 @@
+"""Engines: the only part of this backend that touches a kernel. One protocol, so that one suite tests them all.
+
+An engine works on the network namespace of the thread that calls it, and is used by one thread at a time. It is handed
+``run``, the one door through which programs are started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from rules.iptables.diff import Plan
+from rules.iptables.ruleset import Ruleset
+
+Variant = Literal["nft", "legacy"]
+LOCK_SECONDS = 10  # how long to wait for another user of the xtables lock
+
+
+class EngineError(Exception):
+    """The kernel or its tools refused; the message says what, and what to do about it where that is known."""
+
+
+class Conflict(EngineError):
+    """What is installed is not what the plan was made from: read again, plan again."""
+
+
+class Run(Protocol):
+    """``agent.shell.run``: run a program, return its standard output, raise when it fails. ``timeout`` in seconds."""
+
+    def __call__(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 60.0) -> bytes: ...
+
+
+class Engine(Protocol):
+    """Reads and writes what is ours of one IP family's tables. All methods raise EngineError."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def variant(self) -> Variant: ...
+
+    def read(self) -> Ruleset:
+        """What is installed of ours. The same object as last time if nothing changed."""
+
+    def apply(self, plan: Plan) -> None:
+        """Carry out a plan; each table in one transaction. Raises Conflict if it does not fit what is installed."""
+
+    def cleanup(self) -> None:
+        """Remove everything that is ours, and what had to be made for it; foreign rules stay."""
+
+    def close(self) -> None:
+        """Give back what the engine holds. Rules stay."""

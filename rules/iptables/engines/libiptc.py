@@ -1,0 +1,204 @@
+"""The engine that writes through libiptc, the C library under legacy iptables, by way of python-iptables.
+
+It never starts a program to write: rules are built in memory and one system call replaces the table. Three traits of
+python-iptables shape this module:
+
+- It knows *legacy* tables only: what it commits is invisible to ``iptables-nft``.
+- Its ``Table`` objects are singletons of the process, and each holds a snapshot taken by ``refresh`` in the namespace
+  of the thread that called it. So every ``apply`` starts with a refresh, and commits by itself (``autocommit`` off).
+- ``Chain.append_rule`` asks every match to print itself, into a pipe put in place of standard output, and parses that
+  again: 6 ms a rule, and no other thread may write meanwhile. Rules are handed to ``Table`` directly instead (0.5 ms).
+
+libiptc does not take the lock that ``iptables -w`` waits for, so this engine does. Reading is ``iptables-legacy-save``,
+because text is the common language of all engines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rules.iptables.diff import Plan, TablePlan, diff_rulesets
+from rules.iptables.engines import LOCK_SECONDS, Conflict, EngineError, Run, Variant
+from rules.iptables.engines.restore import RestoreEngine
+from rules.iptables.ruleset import TABLES, Rule, Ruleset
+from rules.snapshot import Family
+
+LOCK_FILE = "/run/xtables.lock"  # XTABLES_LOCKFILE in iptables' source
+_RETRIES = 5
+
+
+def why_unusable() -> str:
+    """Why python-iptables cannot be used here; empty if it can."""
+    try:
+        _iptc()
+    except EngineError as error:
+        return str(error)
+    return ""
+
+
+class LibiptcEngine:
+    """python-iptables as an Engine; IPv4."""
+
+    def __init__(self, run: Run) -> None:
+        self._iptc = _iptc()
+        self._errors = (self._iptc.IPTCError, self._iptc.XTablesError, ValueError, AttributeError)
+        self._reader = RestoreEngine(run, variant="legacy", family=Family.IPV4)
+
+    @property
+    def name(self) -> str:
+        return "libiptc"
+
+    @property
+    def variant(self) -> Variant:
+        return "legacy"
+
+    def read(self) -> Ruleset:
+        return self._reader.read()
+
+    def apply(self, plan: Plan) -> None:
+        for table in plan.tables:
+            self._apply_table(table)
+
+    def cleanup(self) -> None:
+        self.apply(diff_rulesets(self.read(), Ruleset()))
+
+    def close(self) -> None:
+        for table in TABLES:
+            if table in self._iptc.Table._cache:
+                self._iptc.Table(table, False).close()
+        self._reader.close()
+
+    def _apply_table(self, plan: TablePlan) -> None:
+        """Somebody who ignores the lock can still change the table between refresh and commit (EAGAIN): once more."""
+        for attempt in range(1, _RETRIES + 1):
+            try:
+                with _xtables_lock():
+                    table = self._refresh(plan.table)
+                    self._fill(table, plan)
+                    table.commit()
+                return
+            except self._errors as error:
+                if "temporarily unavailable" not in str(error) or attempt == _RETRIES:
+                    kind = Conflict if _is_stale(str(error)) else EngineError
+                    raise kind(f"cannot write table {plan.table}: {error}") from error
+
+    def _refresh(self, name: str) -> Any:
+        table = self._iptc.Table(name, False)
+        table.refresh()
+        return table
+
+    def _fill(self, table: Any, plan: TablePlan) -> None:
+        for change in plan.chains:
+            if table.is_chain(change.chain):
+                table.flush_entries(change.chain)
+            else:
+                table.create_chain(change.chain)
+        for jump in plan.jumps:
+            for rule in jump.before:
+                built = self._build(rule)
+                table.delete_entry(jump.chain, built.rule, built.mask)
+        for change in plan.chains:
+            for rule in change.after or ():
+                table.append_entry(change.chain, self._build(rule).rule)
+        for jump in plan.jumps:
+            for rule in reversed(jump.after):
+                table.insert_entry(jump.chain, self._build(rule).rule, 0)
+        for change in plan.chains:
+            if change.after is None:
+                table.delete_chain(change.chain)
+
+    def _build(self, rule: Rule) -> Any:
+        """The rule as the kernel's structure. Words are those of iptables-save, so each option has its own place."""
+        built = self._iptc.Rule()
+        part: Any = None
+        words = list(rule.words)
+        while words:
+            negation = "!" if words[0] == "!" else ""
+            if negation:
+                words.pop(0)
+            option = words.pop(0)
+            if option in _HEADER:
+                setattr(built, _HEADER[option], negation + words.pop(0))
+            elif option == "-m":
+                _check(part)
+                part = built.create_match(words.pop(0))
+            elif option in ("-j", "-g"):
+                _check(part)
+                part = built.create_target(words.pop(0), goto=option == "-g")
+            else:
+                values = [words.pop(0) for _ in range(_count_values(words))]
+                part.set_parameter(option.removeprefix("--"), _parameter(negation, values))
+        _check(part)
+        return built
+
+
+_HEADER = {"-s": "src", "-d": "dst", "-p": "protocol", "-i": "in_interface", "-o": "out_interface"}
+
+
+def _check(part: Any) -> None:
+    """Let the extension complete its structure (MASQUERADE and DNAT set their range count only here).
+
+    The public ``final_check`` would do so too, after the detour through standard output described above.
+    """
+    if part is not None:
+        part._final_check()
+
+
+def _count_values(words: list[str]) -> int:
+    """How many words belong to the option before them: up to the next option or negation."""
+    for index, word in enumerate(words):
+        if word in ("!", "-m", "-j", "-g") or word.startswith("--"):
+            return index
+    return len(words)
+
+
+def _parameter(negation: str, values: list[str]) -> str | list[str]:
+    if len(values) > 1:
+        return [negation, *values] if negation else values
+    return negation + "".join(values)
+
+
+def _is_stale(message: str) -> bool:
+    return any(sign in message for sign in ("No chain/target/match", "Bad rule", "can't delete entry"))
+
+
+@contextlib.contextmanager
+def _xtables_lock() -> Iterator[None]:
+    """The lock that iptables takes with ``-w``; raises EngineError when it stays taken."""
+    descriptor = os.open(os.environ.get("XTABLES_LOCKFILE", LOCK_FILE), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        _wait_for(descriptor, time.monotonic() + LOCK_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for(descriptor: int, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                message = f"another program holds {LOCK_FILE} for more than {LOCK_SECONDS} s: is an iptables stuck?"
+                raise EngineError(f"cannot write rules: {message}") from None
+            time.sleep(0.05)
+
+
+def _iptc() -> Any:
+    """The library, kept from touching tables that are none of ours (it would make them to see whether they exist)."""
+    try:
+        import iptc
+    except Exception as error:  # its import runs ldconfig, modprobe and dlopen: anything may come
+        raise EngineError(
+            f"python-iptables cannot be used: {type(error).__name__}: {error} "
+            "(it needs libxtables.so.12, libip4tc.so.2 and /usr/lib/*/xtables: package iptables)"
+        ) from error
+    known = iptc.Table.existing_table_names
+    known.update({name: name in TABLES for name in iptc.Table.ALL})
+    return iptc
