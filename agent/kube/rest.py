@@ -17,6 +17,7 @@ from agent.kube.client import Client, KubeError
 
 Json = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 
 
 class Unreachable(KubeError):
@@ -79,6 +80,11 @@ async def replace(client: Client, path: str, body: Json) -> Json:
 async def patch(client: Client, path: str, body: Json) -> Json:
     """A merge patch (RFC 7386). A ``metadata.uid`` or ``metadata.resourceVersion`` in it is a precondition."""
     return await _call(client, "PATCH", path, body=body, content_type=MERGE_PATCH)
+
+
+async def patch_listed(client: Client, path: str, body: Json) -> Json:
+    """A strategic merge patch: an item of a keyed list (a condition, by its type) changes and its neighbours stay."""
+    return await _call(client, "PATCH", path, body=body, content_type=STRATEGIC_PATCH)
 
 
 async def delete(
