@@ -319,6 +319,10 @@ class Index:
             self._moved()
         return frozenset((dashed(address), label, b"pod", *self.domain) for address in before ^ after)
 
+    def has_records(self, namespace: str, name: str) -> bool:
+        """The Service's name exists: it has an address, an alias, or a ready endpoint."""
+        return (namespace, name) in self._records
+
     def has_namespace(self, label: bytes) -> bool:
         """A namespace exists as an object, or because a Service in it was seen first."""
         return label in self._namespaces or label in self._inhabited
