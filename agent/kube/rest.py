@@ -17,6 +17,7 @@ from agent.kube.client import Client, KubeError
 
 Json = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 
 
@@ -77,9 +78,11 @@ async def replace(client: Client, path: str, body: Json) -> Json:
     return await _call(client, "PUT", path, body=body)
 
 
-async def patch(client: Client, path: str, body: Json) -> Json:
-    """A merge patch (RFC 7386). A ``metadata.uid`` or ``metadata.resourceVersion`` in it is a precondition."""
-    return await _call(client, "PATCH", path, body=body, content_type=MERGE_PATCH)
+async def patch(client: Client, path: str, body: Json, *, content_type: str = MERGE_PATCH) -> Json:
+    """A merge patch (RFC 7386), or a strategic one. A ``metadata.uid`` or ``metadata.resourceVersion`` in it is a
+    precondition.
+    """
+    return await _call(client, "PATCH", path, body=body, content_type=content_type)
 
 
 async def patch_listed(client: Client, path: str, body: Json) -> Json:

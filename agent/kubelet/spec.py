@@ -150,6 +150,9 @@ class SecurityContext(_Value, frozen=True):
     run_as_non_root: bool | None = None
     privileged: bool = False
     read_only_root_filesystem: bool = False
+    allow_privilege_escalation: bool | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    fs_group: int | None = None
     capabilities: Capabilities = field(default_factory=Capabilities)
 
 
@@ -327,6 +330,7 @@ class KnownStatus(_Value, frozen=True):
     reason: str = ""
     message: str = ""
     pod_ip: str = field(name="podIP", default="")
+    host_ip: str = field(name="hostIP", default="")
     start_time: str = ""
     conditions: tuple[Condition, ...] = ()
     container_statuses: tuple[KnownContainer, ...] = ()
