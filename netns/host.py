@@ -1,0 +1,233 @@
+"""The node's side: its bridge, the settings that make it a router, and whether this machine can be a node at all.
+
+``prepare_node`` runs inside the node's network namespace and changes only that: the sysctls under ``net`` that it sets
+are per namespace. What a setting was before is written to a file first, so that ``remove_node`` can put it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from netns import namespaces
+from netns.attach import DEFAULT_MTU
+from netns.errors import NetnsError
+from netns.links import Links, mac_of, read_sysctl, write_sysctl
+
+OLDEST_KERNEL = (5, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: ``what`` was found, whether it is ``ok``, and if not, what to do (``hint``)."""
+
+    name: str
+    ok: bool
+    what: str
+    hint: str = ""
+
+
+def node_sysctls(bridge: str) -> tuple[tuple[str, str], ...]:
+    """What a node needs. route_localnet is not among them: it would let outsiders reach 127/8 (CVE-2020-8558)."""
+    return (
+        ("net/ipv4/ip_forward", "1"),
+        # Pods reach each other through the bridge they come from (see ``attach``); "that way is shorter" is unwanted
+        # advice. The kernel sends it if either setting is on (IN_DEV_TX_REDIRECTS, linux/inetdevice.h).
+        ("net/ipv4/conf/all/send_redirects", "0"),
+        (f"net/ipv4/conf/{bridge}/send_redirects", "0"),
+        (f"net/ipv6/conf/{bridge}/accept_dad", "0"),
+        (f"net/ipv6/conf/{bridge}/accept_ra", "0"),
+    )
+
+
+def prepare_node(bridge: str, gateway_cidr: str, *, mtu: int = DEFAULT_MTU, memory: Path | None = None) -> None:
+    """Make the current namespace a node: lo and ``bridge`` up, the bridge with ``gateway_cidr`` (10.244.0.1/24),
+    forwarding.
+
+    Idempotent. ``memory``: where earlier values of sysctls are kept for ``remove_node``. Raises NetnsError.
+    """
+    gateway = ipaddress.IPv4Interface(gateway_cidr)
+    with Links() as links:
+        _refuse_overlap(links, bridge, gateway)
+        links.set("lo", state="up")
+        links.ensure_bridge(bridge, mac=mac_of(str(gateway.ip)), mtu=mtu)
+        links.ensure_address(bridge, gateway_cidr)
+    wanted = [(name, value) for name, value in node_sysctls(bridge) if read_sysctl(name) is not None]
+    if memory is not None:
+        _remember(memory, [name for name, _ in wanted if f"/{bridge}/" not in name])
+    for name, value in wanted:
+        write_sysctl(name, value)
+
+
+def remove_node(bridge: str, *, memory: Path | None = None) -> None:
+    """Take the bridge away and put back the settings that ``memory`` knows. Idempotent; detach the pods first."""
+    with Links() as links:
+        links.remove(bridge)
+    if memory is not None and memory.exists():
+        for name, value in json.loads(memory.read_text()).items():
+            write_sysctl(name, value)
+        memory.unlink()
+
+
+def node_addresses(*, without: Sequence[str] = ()) -> tuple[str, ...]:
+    """The IPv4 addresses by which others can reach this namespace: not loopback, link-local, nor of links
+    ``without``.
+    """
+    with Links() as links:
+        found = links.addresses()
+    return tuple(
+        str(address.ip)
+        for link, address in found
+        if address.version == 4 and link not in without and not (address.ip.is_loopback or address.ip.is_link_local)
+    )
+
+
+def _refuse_overlap(links: Links, bridge: str, gateway: ipaddress.IPv4Interface) -> None:
+    for link, address in links.addresses():
+        if link != bridge and address.version == 4 and address.network.overlaps(gateway.network):
+            raise NetnsError(
+                f"cannot use pod CIDR {gateway.network}: {link} has {address} in this network namespace; "
+                "choose another pod_cidr"
+            )
+
+
+def _remember(memory: Path, names: Sequence[str]) -> None:
+    """The first memory counts: after a crash the values are podwire's own already."""
+    if memory.exists():
+        return
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    fresh = memory.with_name(memory.name + ".new")
+    fresh.write_text(json.dumps({name: read_sysctl(name) for name in names}))
+    fresh.replace(memory)
+
+
+# --- preflight --------------------------------------------------------------------------------------------------------
+
+
+def preflight(
+    *, netns: str | Path | None = None, dns_address: str = "", bridge: str = "podwire0"
+) -> tuple[Finding, ...]:
+    """Whether this machine can be a node, without changing anything that lasts. ``netns``: the node's, if not this one.
+
+    ``dns_address``: where the DNS server will listen; if empty, port 53 is tried on 127.0.0.1.
+    """
+    here = tuple(_machine())
+    if netns is not None and not namespaces.exists(netns):
+        return (*here, Finding("namespace", True, f"network namespace {netns} will be made"))
+    if os.geteuid() != 0:
+        return here
+    if netns is None:
+        return (*here, *_node(dns_address, bridge))
+    return (*here, *namespaces.inside(netns, lambda: tuple(_node(dns_address, bridge))))
+
+
+def _machine() -> Iterator[Finding]:
+    yield _check("root", os.geteuid() == 0, f"user id {os.geteuid()}", "run it with sudo")
+    release = platform.release()
+    version = tuple(int(part) for part in release.split("-")[0].split(".")[:2])
+    oldest = ".".join(map(str, OLDEST_KERNEL))
+    yield _check("kernel", version >= OLDEST_KERNEL, f"Linux {release}", f"podwire needs Linux {oldest} or later")
+    for program, package in (
+        ("runc", "runc"),
+        ("conmon", "conmon"),
+        ("setsid", "util-linux"),
+        ("unshare", "util-linux"),
+    ):
+        yield _program(program, package)
+    yield _program("iptables-restore", "iptables")
+    yield _cgroups()
+    yield _overlay()
+    if os.geteuid() == 0:
+        yield _veth()
+
+
+def _node(dns_address: str, bridge: str) -> Iterator[Finding]:
+    """What is different in each network namespace."""
+    forward = read_sysctl("net/ipv4/ip_forward")
+    yield Finding(
+        "forwarding", True, f"net.ipv4.ip_forward is {forward}" + ("" if forward == "1" else "; podwire sets it")
+    )
+    bridged = read_sysctl("net/bridge/bridge-nf-call-iptables")
+    state = "br_netfilter is not loaded" if bridged is None else f"net.bridge.bridge-nf-call-iptables is {bridged}"
+    yield Finding("bridge-nf", True, f"{state}; either way is fine, pods are routed")
+    yield from _port_53(dns_address)
+    limit, count = read_sysctl("net/netfilter/nf_conntrack_max"), read_sysctl("net/netfilter/nf_conntrack_count")
+    if limit and count:
+        yield _check(
+            "conntrack",
+            int(count) < int(limit) * 0.9,
+            f"{count} of {limit} connections tracked",
+            "raise net.netfilter.nf_conntrack_max: new connections are dropped when the table is full",
+        )
+    with Links() as links:
+        present = bridge in links.names()
+    yield Finding(
+        "bridge", True, f"bridge {bridge} exists; it will be used" if present else f"bridge {bridge} will be made"
+    )
+
+
+def _check(name: str, ok: bool, what: str, hint: str) -> Finding:
+    return Finding(name, ok, what, "" if ok else hint)
+
+
+def _program(program: str, package: str) -> Finding:
+    place = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    return _check(program, place is not None, place or f"no {program}", f"install it: apt-get install {package}")
+
+
+def _cgroups() -> Finding:
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        controllers = (root / "cgroup.controllers").read_text().split()
+        return _check(
+            "cgroups", "pids" in controllers, f"cgroup v2: {' '.join(controllers)}", "mount cgroup2 with controllers"
+        )
+    v1 = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
+    ok = "devices" in v1 and "pids" in v1
+    return _check(
+        "cgroups", ok, f"cgroup v1: {' '.join(v1)}" if v1 else "no cgroups", "mount cgroups at /sys/fs/cgroup"
+    )
+
+
+def _overlay() -> Finding:
+    ok = any(line.split()[-1] == "overlay" for line in Path("/proc/filesystems").read_text().splitlines())
+    hint = "modprobe overlay; without it, images that are folders cannot run"
+    return _check("overlay", ok, "overlayfs is available" if ok else "no overlayfs", hint)
+
+
+def _veth() -> Finding:
+    """Make a bridge and a veth pair in a namespace that nobody else sees, and is gone with its thread."""
+    try:
+        namespaces.in_new(_try_links)
+    except NetnsError as error:
+        return Finding("links", False, str(error), "the kernel needs CONFIG_NET_NS, CONFIG_BRIDGE and CONFIG_VETH")
+    return Finding("links", True, "network namespaces, bridges and veth pairs work")
+
+
+def _try_links() -> None:
+    with Links() as links, contextlib.ExitStack() as stack:
+        links.ensure_bridge("try0", mac=mac_of("10.0.0.1"), mtu=DEFAULT_MTU)
+        handle = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, handle)
+        links.add_veth("try1", peer="try2", peer_namespace=handle, peer_mac=mac_of("10.0.0.2"), mtu=DEFAULT_MTU)
+
+
+def _port_53(address: str) -> Iterator[Finding]:
+    place = address or "127.0.0.1"
+    for kind, name in ((socket.SOCK_DGRAM, "udp"), (socket.SOCK_STREAM, "tcp")):
+        with socket.socket(socket.AF_INET, kind) as attempt:
+            try:
+                attempt.bind((place, 53))
+            except OSError as error:
+                hint = "`ss -lnp 'sport = 53'` shows who has it; stop that, or give podwire another address"
+                yield Finding(f"port 53/{name}", False, f"{place}:53/{name}: {error.strerror}", hint)
+            else:
+                yield Finding(f"port 53/{name}", True, f"{place}:53/{name} is free")
