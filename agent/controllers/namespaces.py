@@ -1,10 +1,10 @@
 """The namespace controller: what every namespace has from its first moment, and what happens when it goes.
 
-A namespace is born with the ServiceAccount ``default`` and the ConfigMap ``kube-root-ca.crt`` (the certificate that pods
-need to trust the API server). When it is deleted the API server only marks it Terminating; everything in it is deleted
-here, of every kind that discovery finds: pods first, and the rest only when they are gone (so that a policy never
-disappears before what it protects, CVE-2024-7598). Then the finalizer ``kubernetes`` is taken off through ``/finalize``,
-and the API server lets the namespace go.
+A namespace is born with the ServiceAccount ``default`` and the ConfigMap ``kube-root-ca.crt`` (the certificate that
+pods need to trust the API server). When it is deleted the API server only marks it Terminating; everything in it is
+deleted here, of every kind that discovery finds: pods first, and the rest only when they are gone, so that a policy
+never disappears before what it protects (CVE-2024-7598). Then the finalizer ``kubernetes`` is taken off through
+``/finalize``, and the API server lets the namespace go.
 """
 
 from __future__ import annotations

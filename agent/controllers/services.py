@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from agent.config import Config
@@ -27,6 +28,7 @@ from agent.kube.informer import Change
 log = logging.getLogger(__name__)
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 MANAGER = "podwire"
+IMMUTABLE = (("spec", "clusterIP"), ("addressType",))  # what the API server does not let anybody change in place
 Json = dict[str, Any]
 
 
@@ -58,7 +60,7 @@ class BaseObjects:
         self._wanted = {base.path: base for base in render_base(config)}
         self.controller = Controller("base-objects", self.reconcile, workers=1)
         for collection, informer in caches.by_path.items():
-            informer.subscribe(lambda change, collection=collection: self._changed(collection, change))
+            informer.subscribe(partial(self._changed, collection))
 
     async def ensure(self) -> None:
         """Make everything that is missing, in order. Raises KubeError."""
@@ -158,14 +160,17 @@ def resolve_repair(found: Json | None, wanted: Json) -> Repair:
     """What turns ``found`` into something that has every field of ``wanted``."""
     if found is None:
         return Repair("create")
-    if not includes(found, wanted):
-        fixed = ("addressType", found.get("addressType"), wanted.get("addressType"))
-        moved = found.get("spec", {}).get("clusterIP") != wanted.get("spec", {}).get("clusterIP")
-        if wanted["kind"] == "Service" and moved or fixed[1] != fixed[2]:
-            return Repair("recreate")
-        meta = {**wanted["metadata"], "uid": found["metadata"].get("uid")}
-        return Repair("patch", {**wanted, "metadata": meta})
-    return Repair("keep")
+    if includes(found, wanted):
+        return Repair("keep")
+    if any(_at(found, *path) != _at(wanted, *path) for path in IMMUTABLE):
+        return Repair("recreate")
+    return Repair("patch", {**wanted, "metadata": {**wanted["metadata"], "uid": found["metadata"].get("uid")}})
+
+
+def _at(body: Json, *path: str) -> Any:
+    for name in path:
+        body = body.get(name) or {}
+    return body
 
 
 def includes(found: Any, wanted: Any) -> bool:
