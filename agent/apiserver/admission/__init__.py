@@ -20,7 +20,8 @@ __all__ = ["Cause", "Context", "Forbidden", "Invalid", "admit_create", "admit_up
 
 def admit_create(kind: Kind, obj: JSON, context: Context) -> JSON:
     """The object as it will be stored. ``metadata`` has its final name and namespace. Raises Invalid or Forbidden."""
-    return strategy_of(kind).create(kind, obj, context)
+    with context.settling():
+        return strategy_of(kind).create(kind, obj, context)
 
 
 def admit_update(kind: Kind, subresource: str | None, new: JSON, old: JSON, context: Context) -> JSON:
@@ -28,9 +29,11 @@ def admit_update(kind: Kind, subresource: str | None, new: JSON, old: JSON, cont
 
     Raises Invalid or Forbidden.
     """
-    return strategy_of(kind).update(kind, subresource, new, old, context)
+    with context.settling():
+        return strategy_of(kind).update(kind, subresource, new, old, context)
 
 
 def release(kind: Kind, obj: JSON, context: Context) -> None:
     """The object is gone from the store: free what it held."""
-    strategy_of(kind).release(obj, context)
+    with context.settling():
+        strategy_of(kind).release(obj, context)

@@ -8,7 +8,8 @@ One Context lives as long as the server. Each request that may change allocation
         attempt.commit()  # a dry run leaves this out
 
 Leaving the block without ``commit`` gives back what was taken and keeps what was to be released. Between taking and
-committing no other request can get the same value, so the block may await.
+committing no other request can get the same value, so the block may await. On the Context itself, outside an attempt,
+every admission and release is final at once.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Context:
     config: Config
     addresses: Lease
     ports: Lease
+    tentative: bool = False
     conflicts: list[str] = field(default_factory=list)
 
     @classmethod
@@ -62,11 +64,22 @@ class Context:
     @contextmanager
     def attempt(self) -> Iterator[Context]:
         """A Context for one request; rolled back on leaving unless it was committed."""
-        attempt = Context(self.config, Lease(self.addresses.pool), Lease(self.ports.pool))
+        attempt = Context(self.config, Lease(self.addresses.pool), Lease(self.ports.pool), tentative=True)
         try:
             yield attempt
         finally:
             attempt.rollback()
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """One admission: undone if it fails, final at once unless this is an attempt."""
+        try:
+            yield
+        except BaseException:
+            self.rollback()
+            raise
+        if not self.tentative:
+            self.commit()
 
     def commit(self) -> None:
         """Make it so: what was released is free from now on."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from agent.apiserver.admission import names
 from agent.apiserver.admission.allocation import Exhausted, Lease, OutOfRange, Taken
 from agent.apiserver.admission.context import Context, node_ports, service_key
-from agent.apiserver.admission.errors import Cause, Invalid, invalid
+from agent.apiserver.admission.errors import Invalid, invalid
 from agent.apiserver.admission.rules import Causes
 from agent.apiserver.admission.strategies.base import Strategy, refuse
 from agent.apiserver.admission.strategies.service_rules import (
@@ -287,6 +287,3 @@ def _addresses(service: JSON) -> set[int]:
 def _free(pool: Lease, holder: str, numbers: Iterable[int]) -> None:
     for number in numbers:
         pool.free(number, holder)
-
-
-__all__ = ["Cause", "ServiceStrategy"]

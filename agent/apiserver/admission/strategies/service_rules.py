@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from agent.apiserver.admission import names
@@ -21,7 +20,8 @@ KUBELET_PORT = 10250
 
 
 def is_headless(spec: JSON) -> bool:
-    return (spec.get("clusterIPs") or [spec.get("clusterIP")])[0] == "None"
+    several: list[str | None] = spec.get("clusterIPs") or [spec.get("clusterIP")]
+    return several[0] == "None"
 
 
 def has_node_ports(spec: JSON) -> bool:
@@ -224,7 +224,3 @@ def _check_kept(name: str, new: JSON, old: JSON) -> Causes:
     now, then = new.get(name) or [], old.get(name) or []
     if then and now[:1] != then[:1]:
         yield invalid(f"spec.{name}[0]", now, "may not change once set")
-
-
-def address_family(ip: str) -> str:
-    return f"IPv{ipaddress.ip_address(ip).version}"
