@@ -1,0 +1,300 @@
+"""A pod's sandbox: its network namespace with an address, and the files that its containers see in ``/etc``.
+
+What is true is kept on disk and in the kernel, so that a restarted or killed kubelet finds its pods again. The order of
+the steps makes every crash recoverable: the address is noted first (a second allocation gives the same), then
+``<pods>/<uid>/sandbox.json`` (from then on ``list`` shows the sandbox, so somebody will remove it), then the kernel's
+part, each step of which may be done twice. Removing goes the other way round.
+
+The namespace is called ``podwire-<first 8 of the UID>-<pod name>``, for ``ip netns exec``. A hostNetwork pod has none:
+its address is the node's.
+
+All kernel work happens in one thread of its own, which never leaves the node's namespace (``setns`` is per thread).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent.kubelet import procfs
+from agent.kubelet.bundle import Mount
+from netns import attach, ipam, links, namespaces
+from netns.errors import NetnsError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class SandboxError(Exception):
+    """A sandbox cannot be made or removed: "cannot make sandbox of pod ns/name: ..."."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolv:
+    """The content of resolv.conf(5)."""
+
+    nameservers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostAlias:
+    ip: str
+    hostnames: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What a pod wants. ``hostname`` is the one to use (``spec.hostname``, else the pod's name; a node's own if
+    hostNetwork); with a ``subdomain`` it also has the name ``hostname.subdomain.namespace.svc.cluster_domain``."""
+
+    uid: str
+    namespace: str
+    name: str
+    hostname: str
+    host_network: bool = False
+    dns: Resolv = field(default_factory=Resolv)
+    host_aliases: tuple[HostAlias, ...] = ()
+    subdomain: str = ""
+    cluster_domain: str = "cluster.local"
+
+    @property
+    def fqdn(self) -> str:
+        """ "" without a subdomain."""
+        return f"{self.hostname}.{self.subdomain}.{self.namespace}.svc.{self.cluster_domain}" if self.subdomain else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A sandbox that was asked for. ``netns_path`` is "" for hostNetwork; ``ready``: the kernel has all of it.
+
+    After a reboot sandboxes are listed with ``ready`` false; ``ensure`` makes them again, with the same address.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    ip: str
+    netns_path: str
+    etc_dir: Path
+    host_network: bool = False
+    ready: bool = True
+
+    def etc_mounts(self) -> tuple[Mount, ...]:
+        """For each container of the pod. Writable, as upstream: it is the pod's own copy."""
+        return tuple(
+            Mount(str(self.etc_dir / name), f"/etc/{name}", read_only=False)
+            for name in ("hosts", "resolv.conf", "hostname")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """sandbox.json"""
+
+    spec: SandboxSpec
+    ip: str
+
+
+class Sandboxes:
+    """The sandboxes of one node. ``netns``: the node's namespace, if this process has not entered it itself."""
+
+    def __init__(
+        self,
+        pods: Path,
+        addresses: Path,
+        *,
+        bridge: str,
+        pod_cidr: str,
+        gateway: str,
+        node_ip: str = "",
+        mtu: int = attach.DEFAULT_MTU,
+        netns: str | Path | None = None,
+        hosts_file: Path = Path("/etc/hosts"),
+    ) -> None:
+        self._pods, self._addresses = pods, addresses
+        self._bridge, self._cidr, self._gateway, self._node_ip, self._mtu = bridge, pod_cidr, gateway, node_ip, mtu
+        self._hosts_file = hosts_file
+        self._pool: ipam.Pool | None = None
+        enter = (namespaces.enter, (netns,)) if netns is not None else (None, ())
+        self._thread = ThreadPoolExecutor(1, "netlink", *enter)
+
+    async def ensure(self, spec: SandboxSpec) -> Sandbox:
+        """Make the sandbox, or what is missing of it. Raises SandboxError (also if the pod CIDR is exhausted)."""
+        return await self._run("make", f"pod {spec.namespace}/{spec.name}", lambda: self._ensure(spec))
+
+    async def remove(self, uid: str) -> None:
+        """Remove the sandbox; its containers must be gone. Nothing happens if there is none."""
+        await self._run("remove", f"pod {uid}", lambda: self._remove(uid))
+
+    async def list(self) -> tuple[Sandbox, ...]:
+        """Every sandbox that was made and not removed, also by an earlier podwire, by UID."""
+        return await self._run("list", "all pods", self._list)
+
+    async def clean(self) -> None:
+        """Remove them all."""
+        for sandbox in await self.list():
+            await self.remove(sandbox.uid)
+
+    def close(self) -> None:
+        """End the thread. Sandboxes stay."""
+        self._thread.shutdown()
+
+    async def _run(self, verb: str, whose: str, action: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+        except (NetnsError, OSError) as error:
+            raise SandboxError(f"cannot {verb} sandbox of {whose}: {error}") from error
+
+    # --- in the thread ------------------------------------------------------------------------------------------------
+
+    def _ensure(self, spec: SandboxSpec) -> Sandbox:
+        record = self._read(spec.uid)
+        if record is None or record.spec != spec:
+            record = _Record(spec, self._node_ip if spec.host_network else self._allocate(spec.uid))
+            self._write(record)
+        sandbox = self._sandbox(record)
+        if not sandbox.ready:
+            self._connect(record)
+        return self._sandbox(record)
+
+    def _connect(self, record: _Record) -> None:
+        name = namespace_name(record.spec)
+        namespaces.ensure(name)
+        try:
+            attach.attach(
+                name,
+                bridge=self._bridge,
+                address=f"{record.ip}/32",
+                gateway=self._gateway,
+                host_ifname=link_name(record.spec.uid),
+                mtu=self._mtu,
+            )
+        except BaseException:
+            namespaces.remove(name)
+            raise
+
+    def _remove(self, uid: str) -> None:
+        record = self._read(uid)
+        if record is None:
+            return
+        if not record.spec.host_network:
+            attach.detach(link_name(uid))
+            namespaces.remove(namespace_name(record.spec))
+            self._keep(ipam.release(self._loaded(), uid, now=time.time()))
+        folder = self._pods / uid
+        if (folder / "etc").exists():
+            procfs.remove_tree(folder / "etc")
+        (folder / "sandbox.json").unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+    def _list(self) -> tuple[Sandbox, ...]:
+        return tuple(self._sandbox(record) for record in self._records())
+
+    def _sandbox(self, record: _Record) -> Sandbox:
+        spec = record.spec
+        ready, path = True, ""
+        if not spec.host_network:
+            name = namespace_name(spec)
+            path = str(namespaces.path_of(name))
+            with links.Links() as here:
+                ready = namespaces.exists(name) and here.index(link_name(spec.uid)) is not None
+        etc = self._pods / spec.uid / "etc"
+        return Sandbox(spec.uid, spec.namespace, spec.name, record.ip, path, etc, spec.host_network, ready)
+
+    # --- on disk ------------------------------------------------------------------------------------------------------
+
+    def _records(self) -> Sequence[_Record]:
+        found = sorted(self._pods.glob("*/sandbox.json"))
+        return [record for record in (self._read(file.parent.name) for file in found) if record is not None]
+
+    def _read(self, uid: str) -> _Record | None:
+        file = self._pods / uid / "sandbox.json"
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=_Record)
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError as error:
+            log.warning("%s is not a sandbox, it is made again: %s", file, error)
+            return None
+
+    def _write(self, record: _Record) -> None:
+        spec = record.spec
+        etc = self._pods / spec.uid / "etc"
+        etc.mkdir(parents=True, exist_ok=True)
+        node_hosts = self._hosts_file.read_text() if spec.host_network and self._hosts_file.exists() else ""
+        (etc / "hosts").write_text(render_hosts(spec, record.ip, node_hosts))
+        (etc / "resolv.conf").write_text(render_resolv(spec.dns))
+        (etc / "hostname").write_text(spec.hostname + "\n")
+        fresh = etc.parent / "sandbox.json.new"
+        fresh.write_bytes(msgspec.json.encode(record))
+        fresh.replace(etc.parent / "sandbox.json")
+
+    def _allocate(self, uid: str) -> str:
+        pool, address = ipam.allocate(self._loaded(), uid)
+        self._keep(pool)
+        return address
+
+    def _loaded(self) -> ipam.Pool:
+        if self._pool is None:
+            pool = ipam.load(self._addresses, self._cidr)
+            for uid in set(pool.allocated) - {record.spec.uid for record in self._records()}:
+                pool = ipam.release(pool, uid, now=time.time())  # noted, but the crash came before sandbox.json
+            self._pool = pool
+        return self._pool
+
+    def _keep(self, pool: ipam.Pool) -> None:
+        if pool != self._pool:
+            ipam.save(self._addresses, pool)
+            self._pool = pool
+
+
+# --- pure -------------------------------------------------------------------------------------------------------------
+
+
+def namespace_name(spec: SandboxSpec) -> str:
+    return f"podwire-{spec.uid[:8]}-{spec.name}"[:100]
+
+
+def link_name(uid: str) -> str:
+    """The node's end of the pod's veth pair: at most 15 characters, and the same for the same pod."""
+    return "pw" + hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
+def render_resolv(dns: Resolv) -> str:
+    lines = [f"nameserver {server}" for server in dns.nameservers]
+    if dns.searches:
+        lines.append("search " + " ".join(dns.searches))
+    if dns.options:
+        lines.append("options " + " ".join(dns.options))
+    return "".join(line + "\n" for line in lines)
+
+
+def render_hosts(spec: SandboxSpec, ip: str, node_hosts: str = "") -> str:
+    """As kubelet writes it (kubelet_pods.go): the node's own file for hostNetwork, else the pod's names."""
+    if spec.host_network:
+        text = "# Kubernetes-managed hosts file (host network).\n" + node_hosts
+    else:
+        names = "\t".join(name for name in (spec.fqdn, spec.hostname) if name)
+        text = (
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+            "fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
+            f"{ip}\t{names}\n"
+        )
+    return text + _aliases(spec.host_aliases)
+
+
+def _aliases(aliases: Iterable[HostAlias]) -> str:
+    lines = ["\t".join((alias.ip, *alias.hostnames)) for alias in aliases]
+    return "\n# Entries added by HostAliases.\n" + "\n".join(lines) + "\n" if lines else ""
