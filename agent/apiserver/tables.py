@@ -111,12 +111,14 @@ def format_selector(selector: JSON | None) -> str:
 
 def _format_requirement(requirement: JSON) -> str:
     key, values = requirement["key"], ",".join(sorted(requirement.get("values") or []))
-    return {
-        "In": f"{key} in ({values})",
-        "NotIn": f"{key} notin ({values})",
-        "Exists": key,
-        "DoesNotExist": f"!{key}",
-    }.get(requirement["operator"], key)
+    match requirement["operator"]:
+        case "In":
+            return f"{key} in ({values})"
+        case "NotIn":
+            return f"{key} notin ({values})"
+        case "DoesNotExist":
+            return f"!{key}"
+    return str(key)
 
 
 # Services
