@@ -1,0 +1,96 @@
+"""The proxy: Services and their endpoints, from any Kubernetes API, into this node's netfilter.
+
+```
+informers -> World -> Snapshot -> policy -> Frontends -> lower -> Ruleset -> diff -> Plan -> engine
+   loop       world    decode     `---------------------- rules ----------------------------------'
+```
+``loop`` decides when, ``dataplane`` does it (in one thread, because libiptc and network namespaces belong to threads),
+``conntrack`` ends UDP connections that point to endpoints that are gone, ``web`` and ``metrics`` tell about it.
+
+The process already lives in the network namespace it serves. Being cancelled leaves all rules as they are: established
+connections go on, and new ones are served, while the proxy is away; when it comes back it finds its own rules and
+changes only what changed meanwhile. ``cleanup`` is what removes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from agent.kube.client import Client
+from agent.proxy.dataplane import Dataplane
+from agent.proxy.loop import Proxy
+from agent.proxy.options import Options
+from agent.proxy.snapshots import take_snapshot
+from agent.shell import run as run_program
+from rules.iptables.diff import Plan, diff_rulesets
+from rules.iptables.engines import Engine, Run
+from rules.iptables.engines.restore import RestoreEngine
+from rules.iptables.lower import lower_frontends
+from rules.iptables.preflight import Choice, make_engine, preflight
+from rules.iptables.ruleset import Ruleset
+from rules.policy import resolve_frontends
+from rules.policy.addresses import family_of, parse_network
+from rules.snapshot import Family, Snapshot
+
+__all__ = ["Options", "cleanup", "dry_run", "make_plan", "preflight", "run"]
+
+log = logging.getLogger(__name__)
+
+
+async def run(client: Client, options: Options, *, ready: Callable[[], None]) -> None:
+    """Keep this namespace's rules as the API wants them, until cancelled; ``ready`` once they are.
+
+    Raises EngineError if this host has no usable iptables.
+    """
+    choice = await asyncio.to_thread(preflight, run_program, engine=options.engine, variant=options.variant)
+    log.info("engine %s, variant %s: %s", choice.engine, choice.variant, choice.why)
+    for warning in choice.warnings:
+        log.warning("%s", warning)
+    engines = {family: make_engine(choice, run_program, family) for family in _families(options)}
+    await Proxy(client, options, dataplane=Dataplane(engines, run_program), ready=ready).run()
+
+
+async def dry_run(client: Client, options: Options) -> str:
+    """What ``run`` would change now, as text."""
+    snapshot = await take_snapshot(client, options)
+    choice = await asyncio.to_thread(preflight, run_program, engine=options.engine, variant=options.variant)
+    return await asyncio.to_thread(_describe, snapshot, options, choice)
+
+
+def make_plan(snapshot: Snapshot, installed: Ruleset, family: Family = Family.IPV4) -> Plan:
+    """What it takes to serve a snapshot where ``installed`` is what is there. Pure; ``str(plan)`` is for people."""
+    return diff_rulesets(installed, lower_frontends(resolve_frontends(snapshot), family))
+
+
+def cleanup(options: Options, *, run: Run = run_program) -> None:
+    """Remove all of podwire's rules from the calling thread's namespace, whichever engine put them there. Blocks."""
+    for engine in _installed_engines(run):
+        engine.cleanup()
+        engine.close()
+
+
+def _describe(snapshot: Snapshot, options: Options, choice: Choice) -> str:
+    texts = []
+    for family in _families(options):
+        engine = make_engine(choice, run_program, family)
+        texts.append(str(make_plan(snapshot, engine.read(), family)))
+        engine.close()
+    return "\n".join(texts)
+
+
+def _families(options: Options) -> tuple[Family, ...]:
+    """IPv4 always, IPv6 where the pod network has it."""
+    networks = (parse_network(cidr) for cidr in options.cluster_cidrs)
+    return tuple(sorted({Family.IPV4, *(family_of(network) for network in networks)}))
+
+
+def _installed_engines(run: Run) -> Iterator[Engine]:
+    variants: tuple[Literal["nft", "legacy"], ...] = ("nft", "legacy")
+    for family, tool in ((Family.IPV4, "iptables"), (Family.IPV6, "ip6tables")):
+        for variant in variants:
+            if shutil.which(f"{tool}-{variant}-restore") is not None:
+                yield RestoreEngine(run, variant=variant, family=family, nft=shutil.which("nft"))
