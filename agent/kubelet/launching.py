@@ -11,15 +11,20 @@ from agent.kubelet.images import Image, resolve_argv
 from agent.kubelet.quantity import parse_quantity
 from agent.kubelet.spec import ContainerSpec, Pod
 
-HOSTNAME_LENGTH = 63
+HOSTNAME_LENGTH = 63  # of a DNS label
 
 
-def resolve_hostname(pod: Pod, *, domain: str, node: str) -> str:
-    """What ``hostname`` prints inside: the node's name for a hostNetwork pod, else the pod's, at most 63 characters."""
+def resolve_hostname(pod: Pod, *, node: str) -> str:
+    """The pod's host name: the node's for a hostNetwork pod, else its own, at most 63 characters."""
     if pod.spec.host_network:
         return node
-    name = (pod.spec.hostname or pod.metadata.name)[:HOSTNAME_LENGTH].rstrip("-.")
-    if pod.spec.set_hostname_as_fqdn and pod.spec.subdomain:
+    return (pod.spec.hostname or pod.metadata.name)[:HOSTNAME_LENGTH].rstrip("-.")
+
+
+def resolve_kernel_hostname(pod: Pod, *, node: str, domain: str) -> str:
+    """What ``hostname`` prints inside: the host name, or with ``setHostnameAsFQDN`` all of it."""
+    name = resolve_hostname(pod, node=node)
+    if pod.spec.set_hostname_as_fqdn and pod.spec.subdomain and not pod.spec.host_network:
         return f"{name}.{pod.spec.subdomain}.{pod.metadata.namespace}.svc.{domain}"
     return name
 

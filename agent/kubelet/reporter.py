@@ -21,7 +21,7 @@ BACKOFF = (0.5, 30.0)  # seconds: first and last pause after a failure
 
 
 def resolve_patch(pod: Pod, status: Json) -> Json:
-    """The strategic merge patch for a status. Its lists of addresses are merged by ``ip``: an old one must be taken out."""
+    """The strategic merge patch for a status. Addresses are merged by ``ip``, so an old one must be taken out."""
     changed = dict(status)
     for field, old, new in (
         ("podIPs", pod.status.pod_ip, status.get("podIP")),

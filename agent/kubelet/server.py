@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,26 +86,34 @@ def make_app(pods: Pods, runtime: Runtime) -> Starlette:
 
 
 async def serve(config: Config, app: Starlette, *, ready: Callable[[], None]) -> None:
-    """Serve on the node's address until cancelled."""
-    server = _Server(
-        uvicorn.Config(
-            app,
-            host=config.node_ip,
-            port=config.kubelet_port,
-            http="h11",
-            ws="websockets-sansio",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=GRACE,
-            ssl_keyfile=config.paths.pki / "kubelet.key",
-            ssl_certfile=config.paths.pki / "kubelet.crt",
-            ssl_ca_certs=str(config.paths.pki / "ca.crt"),
-            ssl_cert_reqs=ssl.CERT_REQUIRED,
-        ),
-        ready,
+    """Serve on the node's address until cancelled. Raises OSError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in config.node_ip else socket.AF_INET
+    listener = socket.create_server((config.node_ip, config.kubelet_port), family=family, backlog=128)
+    server = _Server(_settings(config, app), ready)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await asyncio.shield(task)
+    finally:
+        server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
+        listener.close()
+
+
+def _settings(config: Config, app: Starlette) -> uvicorn.Config:
+    pki = config.paths.pki
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="websockets-sansio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE,
+        ssl_keyfile=pki / "kubelet.key",
+        ssl_certfile=pki / "kubelet.crt",
+        ssl_ca_certs=str(pki / "ca.crt"),
+        ssl_cert_reqs=ssl.CERT_REQUIRED,
     )
-    await server.serve()
 
 
 class _Server(uvicorn.Server):
@@ -118,10 +127,9 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: list[Any] | None = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            self._ready()
+        self._ready()
 
 
 class _Service:

@@ -1,0 +1,255 @@
+"""The kubelet's loop: which pods are this node's, and a worker for each.
+
+At the start everything that runs is found before anything is done: pods from the API, containers and sandboxes from the
+runtime. They are matched by UID; a worker takes over what is its pod's, and what has no pod any more is removed. From
+then on a change of a pod is a poke of its worker. A worker that fails, whatever the reason, is one pod's trouble: it is
+told to the log and tried again, and no other pod notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.config import Config
+from agent.kube.client import Client
+from agent.kube.events import Recorder
+from agent.kube.informer import Change, Informer
+from agent.kubelet.containers import Container, ContainerError, Runtime
+from agent.kubelet.dnspolicy import HostResolv, parse_resolv
+from agent.kubelet.node import Machine, Registration, observe_machine
+from agent.kubelet.objects import Objects
+from agent.kubelet.pod import newest, previous
+from agent.kubelet.probes import Checker
+from agent.kubelet.sandbox import Sandbox, SandboxError, Sandboxes
+from agent.kubelet.server import Refused, make_app, serve
+from agent.kubelet.spec import Pod, parse_pod
+from agent.kubelet.starter import Images, Tools
+from agent.kubelet.worker import Worker
+
+log = logging.getLogger(__name__)
+
+AGAIN = 5.0  # seconds until a worker that failed is started again
+
+
+def make_runtime(config: Config) -> Runtime:
+    """The containers of a state directory."""
+    paths = config.paths
+    return Runtime(
+        paths.state_dir / "containers",
+        paths.run_dir / "containers",
+        state_dir_to_mask=paths.state_dir,
+        cgroup_parent=f"podwire-{config.node_name}",
+    )
+
+
+def make_sandboxes(config: Config) -> Sandboxes:
+    """The sandboxes of a state directory; this process is in the node's network namespace."""
+    return Sandboxes(
+        config.paths.pods,
+        config.paths.ipam,
+        bridge=config.bridge,
+        pod_cidr=config.pod_cidr,
+        gateway=config.gateway,
+        node_ip=config.node_ip,
+    )
+
+
+class Kubelet:
+    """One node's pods. ``run`` until cancelled; pods go on running."""
+
+    def __init__(self, client: Client, config: Config) -> None:
+        self._client, self._config = client, config
+        self._pods = Informer(client, "/api/v1/pods", parse_pod, fields=f"spec.nodeName={config.node_name}")
+        self._objects = Objects(client, self._refresh)
+        self._recorder = Recorder(client, "kubelet", host=config.node_name)
+        self._runtime = make_runtime(config)
+        self._workers: dict[str, Worker] = {}
+        self._finished: set[str] = set()
+        self._containers: dict[str, list[Container]] = {}
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._tools: Tools | None = None
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self, *, ready: Callable[[], None]) -> None:
+        """``ready`` is called when the node is registered, its pods are adopted and the server listens."""
+        machine = await asyncio.to_thread(observe_machine, self._config)
+        checker, sandboxes = Checker(), make_sandboxes(self._config)
+        self._tools = self._make_tools(machine, checker, sandboxes)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                await self._begin(group, machine, ready)
+        finally:
+            sandboxes.close()
+            await checker.close()
+
+    def _make_tools(self, machine: Machine, checker: Checker, sandboxes: Sandboxes) -> Tools:
+        return Tools(
+            config=self._config,
+            client=self._client,
+            runtime=self._runtime,
+            sandboxes=sandboxes,
+            objects=self._objects,
+            recorder=self._recorder,
+            checker=checker,
+            images=Images(self._config.paths.images),
+            host=read_host_resolv(),
+            machine=machine,
+        )
+
+    async def _begin(self, group: asyncio.TaskGroup, machine: Machine, ready: Callable[[], None]) -> None:
+        listening = asyncio.Event()
+        app = make_app(self, self._runtime)
+        for work in (
+            self._pods.run(),
+            self._objects.run(),
+            self._recorder.run(),
+            serve(self._config, app, ready=listening.set),
+        ):
+            group.create_task(work)
+        await listening.wait()
+        registration = Registration(self._client, self._config, machine)
+        await registration.register()
+        group.create_task(registration.run())
+        await self._pods.synced.wait()
+        await self._objects.synced()
+        await self._adopt(group)
+        ready()
+
+    async def _adopt(self, group: asyncio.TaskGroup) -> None:
+        """Match what runs with what the API wants; from here on, changes of pods reach their workers."""
+        assert self._tools is not None
+        for container in await self._runtime.list():
+            self._containers.setdefault(container.pod_uid, []).append(container)
+        self._sandboxes = {sandbox.uid: sandbox for sandbox in await self._tools.sandboxes.list()}
+        found = self._containers.keys() | self._sandboxes.keys() | set(_folders(self._config.paths.pods))
+        self._pods.subscribe(self._changed)
+        orphans = found - self._workers.keys()
+        log.info("adopted %d pods, removing %d that are gone from the API", len(found) - len(orphans), len(orphans))
+        for uid in orphans:
+            group.create_task(self._remove_orphan(uid))
+
+    # Changes
+
+    def _changed(self, change: Change[Pod]) -> None:
+        if change.new is None:
+            assert change.old is not None
+            self._finished.discard(change.old.uid)
+            worker = self._workers.get(change.old.uid)
+            if worker is not None:
+                worker.remove()
+            return
+        pod = change.new
+        worker = self._workers.get(pod.uid)
+        if worker is not None:
+            worker.update(pod)
+        elif pod.uid not in self._finished:
+            self._take_on(pod)
+
+    def _take_on(self, pod: Pod) -> None:
+        assert self._tools is not None
+        assert self._group is not None
+        sandbox = self._sandboxes.pop(pod.uid, None)
+        worker = Worker(
+            self._tools,
+            pod,
+            sandbox=sandbox if sandbox is not None and sandbox.ready else None,
+            containers=self._containers.pop(pod.uid, []),
+        )
+        self._workers[pod.uid] = worker
+        self._group.create_task(self._work(worker), name=f"worker of {pod}")
+
+    async def _work(self, worker: Worker) -> None:
+        """Run one worker; one that fails is replaced by another that looks at everything anew."""
+        uid = worker.pod.uid
+        try:
+            await worker.run()
+        except Exception:
+            log.exception("%s: its worker failed; another one begins in %g s", worker.pod, AGAIN)
+            await asyncio.sleep(AGAIN)
+            await self._replace(worker)
+            return
+        del self._workers[uid]
+        self._finished.add(uid)
+
+    async def _replace(self, worker: Worker) -> None:
+        assert self._tools is not None
+        uid = worker.pod.uid
+        self._containers[uid] = [c for c in await self._runtime.list() if c.pod_uid == uid]
+        self._sandboxes |= {s.uid: s for s in await self._tools.sandboxes.list() if s.uid == uid}
+        self._take_on(worker.pod)
+        if worker.removed:
+            self._workers[uid].remove()
+
+    def _refresh(self, namespace: str) -> None:
+        for worker in self._workers.values():
+            if worker.pod.metadata.namespace == namespace:
+                worker.refresh()
+
+    async def _remove_orphan(self, uid: str) -> None:
+        """A pod that the API forgot while nobody was here: nobody waits for its last words."""
+        assert self._tools is not None
+        try:
+            for container in self._containers.pop(uid, []):
+                await self._runtime.remove(container.id)
+            await self._tools.sandboxes.remove(uid)
+        except (ContainerError, SandboxError) as error:
+            log.warning("pod %s, gone from the API, is not removed; the next start tries again: %s", uid, error)
+            return
+        await asyncio.to_thread(shutil.rmtree, self._config.paths.pods / uid, ignore_errors=True)
+
+    # What the server asks
+
+    def find(self, namespace: str, pod: str, container: str, *, previous: bool = False) -> Container:
+        """The latest attempt at a container, or the one before. Raises Refused."""
+        return find_container(list(self._workers.values()), namespace, pod, container, before=previous)
+
+    def pods(self) -> Sequence[Any]:
+        """The pods as this node knows them."""
+        return [msgspec.to_builtins(worker.pod) for worker in self._workers.values()]
+
+
+def find_container(workers: Sequence[Worker], namespace: str, pod: str, container: str, *, before: bool) -> Container:
+    """See ``Kubelet.find``. A deleted pod's successor may have its name: the newest worker counts."""
+    worker = next(
+        (w for w in reversed(workers) if (w.pod.metadata.namespace, w.pod.metadata.name) == (namespace, pod)), None
+    )
+    if worker is None:
+        raise Refused(404, f'pods "{pod}" not found on this node')
+    if worker.pod.container(container) is None:
+        raise Refused(400, f"container {container} is not valid for pod {pod}")
+    seen = worker.observe()
+    if before:
+        found = previous(seen, container)
+        if found is None:
+            raise Refused(400, f'previous terminated container "{container}" in pod "{pod}" not found')
+        return found
+    found = newest(seen, container)
+    if found is None:
+        failure = seen.failures.get(container)
+        reason = (
+            failure.reason if failure else "PodInitializing" if worker.pod.spec.init_containers else "ContainerCreating"
+        )
+        raise Refused(400, f'container "{container}" in pod "{pod}" is waiting to start: {reason}')
+    return found
+
+
+def read_host_resolv(
+    file: Path = Path("/etc/resolv.conf"), behind_stub: Path = Path("/run/systemd/resolve/resolv.conf")
+) -> HostResolv:
+    """The node's resolv.conf. A stub on a loopback address is of no use in a pod; systemd keeps the real list apart."""
+    host = parse_resolv(file.read_text()) if file.exists() else HostResolv()
+    if behind_stub.exists() and all(server.startswith("127.") for server in host.nameservers):
+        return parse_resolv(behind_stub.read_text())
+    return host
+
+
+def _folders(pods: Path) -> list[str]:
+    return [entry.name for entry in pods.iterdir() if entry.is_dir()] if pods.is_dir() else []
