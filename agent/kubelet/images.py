@@ -174,8 +174,8 @@ def find_python() -> str:
 def shipped_images(python: str) -> dict[str, Image]:
     """The stand-ins, by name: every tag of them. ``-S -E -s``: no site packages, so that they start in some 15 ms."""
 
-    def stand_in(reference: str, script: str, program: str, note: str, *cmd: str) -> Image:
-        argv = (python, "-S", "-E", "-s", "-B", f"{TOOLS}/standins/{script}")
+    def stand_in(reference: str, module: str, program: str, note: str, *cmd: str) -> Image:
+        argv = (python, "-S", "-E", "-s", "-B", f"{TOOLS}/standins", module)
         return Image(
             reference,
             HostRoot(programs=((program, argv),)),
@@ -186,11 +186,9 @@ def shipped_images(python: str) -> dict[str, Image]:
         )
 
     images = [
-        stand_in("mongo", "mongo.py", "mongod", "a stand-in for MongoDB: keeps documents in memory, no real database"),
-        stand_in(
-            "vfarcic/go-demo-2", "go_demo_2.py", "go-demo-2", "a stand-in for vfarcic/go-demo-2, written in Python"
-        ),
-        stand_in("podwire/echo", "echo.py", "echo-server", "podwire's own test server"),
+        stand_in("mongo", "mongo", "mongod", "a stand-in for MongoDB: keeps documents in memory, no real database"),
+        stand_in("vfarcic/go-demo-2", "go_demo_2", "go-demo-2", "a stand-in for vfarcic/go-demo-2, written in Python"),
+        stand_in("podwire/echo", "echo", "echo-server", "podwire's own test server"),
     ]
     shells = [
         Image(name, HostRoot(), cmd=("sh",), note=f"the host's own root file system, not {name}'s")
