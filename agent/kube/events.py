@@ -2,7 +2,8 @@
 
 core/v1 Events, counted instead of repeated as client-go's EventCorrelator does: the same message about the same object
 within ten minutes raises ``count`` and ``lastTimestamp`` of the Event that is there. Recording never fails its caller:
-an Event that cannot be written is a line in the log.
+an Event that cannot be written is a line in the log. While the API server is away (it may just be restarting) an Event
+waits for it, a few seconds; a server that answers "no" is believed at once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from agent.kube.client import Client
 log = logging.getLogger(__name__)
 WINDOW = 600.0  # seconds in which equal events are counted together
 REMEMBERED = 4096
+PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between attempts to reach the API server
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,18 @@ class Recorder:
         while True:
             ref, kind, reason, message = await self._queue.get()
             try:
-                await self._write(ref, kind, reason, message)
+                await self._deliver(ref, kind, reason, message)
             except (httpx2.HTTPError, OSError) as error:
                 log.warning("cannot record event %s about %s/%s: %s", reason, ref.namespace, ref.name, error)
+
+    async def _deliver(self, ref: Ref, kind: str, reason: str, message: str) -> None:
+        for pause in PAUSES:
+            try:
+                return await self._write(ref, kind, reason, message)
+            except httpx2.TransportError as error:
+                log.debug("event %s about %s/%s waits %.1f s: %s", reason, ref.namespace, ref.name, pause, error)
+            await asyncio.sleep(pause)
+        return await self._write(ref, kind, reason, message)
 
     async def _write(self, ref: Ref, kind: str, reason: str, message: str) -> None:
         known = self._known.get((ref, kind, reason, message))
@@ -70,7 +81,8 @@ class Recorder:
             return
         body = self._body(ref, kind, reason, message)
         response = await self._client.http.post(_path(ref), json=body)
-        if response.status_code == 404:  # the namespace is gone, and with it everybody who could read this
+        if response.status_code == 404 or (response.status_code == 403 and "being terminated" in response.text):
+            log.debug("event %s about %s/%s: its namespace is going or gone", reason, ref.namespace, ref.name)
             return
         response.raise_for_status()
         if len(self._known) >= REMEMBERED:
