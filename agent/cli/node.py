@@ -111,7 +111,9 @@ def _render(status: NodeStatus) -> str:
     place = f"network namespace {status.node_netns}" if status.node_netns else "the host's network namespace"
     lines = [f"node {status.node_name}, address {status.node_ip}, in {place}", f"kubeconfig {status.kubeconfig}", ""]
     lines.append(f"{'PROCESS':<12}{'STATE':<10}{'PID':<9}{'RESTARTS':<10}SINCE")
-    rows = [("supervisor", "running", status.pid, 0, status.started, "")]
+    rows: list[tuple[str, str, int | None, int, float, str]] = [
+        ("supervisor", "running", status.pid, 0, status.started, "")
+    ]
     rows += [(c.name, c.state, c.pid, c.restarts, c.since, c.why) for c in status.children]
     for name, state, pid, restarts, since, why in rows:
         ago = f"{max(0, time.time() - since):.0f}s ago"
@@ -193,8 +195,9 @@ def proxy(kubeconfig: Path | None, node_netns: str | None, verbose: bool, cleanu
     _enter(node_netns, "proxy", verbose)
     from agent import proxy as component
 
-    flags["pod_cidr"] = flags.pop("cluster_cidr") or ""
-    options = component.Options(**flags)
+    cluster_cidr = flags.pop("cluster_cidr")
+    flags["variant"] = flags.pop("iptables_variant")
+    options = component.Options(cluster_cidrs=(cluster_cidr,) if cluster_cidr else (), **flags)
     if cleanup:
         component.cleanup(options)
         return

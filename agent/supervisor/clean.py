@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from agent.config import Config, Paths, read_resolved
-from agent.supervisor.prepare import in_node, made_namespace
+from agent.supervisor.prepare import in_node, made_namespace, sysctl_memory
 from agent.supervisor.state import SupervisorError, running_pid
 from netns import host, namespaces
 
@@ -66,7 +66,7 @@ def _steps(paths: Paths, config: Config | None, *, keep_state: bool) -> Iterator
     if config is not None and (config.node_netns is None or namespaces.exists(config.node_netns)):
         yield "pods removed", lambda: drain(config)
         yield "Service rules removed", lambda: in_node(config, lambda: _remove_rules(config))
-        yield "bridge and sysctls restored", lambda: in_node(config, lambda: host.remove_node(bridge=config.bridge))
+        yield "bridge and sysctls restored", lambda: in_node(config, lambda: _remove_bridge(config))
     marker = made_namespace(paths)
     if marker.exists():
         name = marker.read_text()
@@ -80,6 +80,10 @@ def _remove_rules(config: Config) -> None:
     from agent import proxy
 
     proxy.cleanup(proxy.Options.from_config(config))
+
+
+def _remove_bridge(config: Config) -> None:
+    host.remove_node(config.bridge, memory=sysctl_memory(config.paths))
 
 
 def _remove_tree(paths: Paths) -> None:

@@ -5,6 +5,7 @@ Each step is idempotent: after a crash, or on a node whose pods still run, nothi
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from typing import TypeVar
 from agent.config import Config, Paths, dump_config
 from agent.pki import ensure_pki
 from agent.supervisor.state import SupervisorError
-from netns import NetnsError, host, namespaces
+from netns import host, namespaces
+from netns.errors import NetnsError
 
 T = TypeVar("T")
 
@@ -53,6 +55,11 @@ def made_namespace(paths: Paths) -> Path:
     return paths.state_dir / "made-netns"
 
 
+def sysctl_memory(paths: Paths) -> Path:
+    """What sysctls were before podwire set them, so that ``clean`` can put them back."""
+    return paths.state_dir / "sysctls.json"
+
+
 def _ensure_namespace(config: Config) -> None:
     if config.node_netns and not namespaces.exists(config.node_netns):
         made_namespace(config.paths).write_text(config.node_netns)
@@ -61,8 +68,9 @@ def _ensure_namespace(config: Config) -> None:
 
 def _prepare_network(config: Config) -> str:
     """Bridge and sysctls; returns the node's address: the one asked for, else the primary one, else the bridge's."""
-    host.prepare_node(bridge=config.bridge, pod_cidr=config.pod_cidr, gateway=config.gateway)
-    addresses = [address for address in host.node_addresses() if address != config.gateway]
+    network = ipaddress.ip_network(config.pod_cidr)
+    host.prepare_node(config.bridge, f"{config.gateway}/{network.prefixlen}", memory=sysctl_memory(config.paths))
+    addresses = host.node_addresses(without=(config.bridge,))
     if config.node_ip:
         if config.node_ip not in (*addresses, config.gateway):
             known = ", ".join(addresses) or "none but the bridge's"
