@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 from lightkube import Client, KubeConfig
 from lightkube.resources.core_v1 import Pod
 from lightkube.resources.discovery_v1 import EndpointSlice
@@ -52,7 +53,7 @@ def _start_time() -> float:
 
 def _pod_ready_time(client: Client, name: str) -> float:
     template = echo_replicaset(name, 1)["spec"]["template"]
-    pod = Pod.from_dict({"metadata": {"name": name, **template["metadata"]}, "spec": template["spec"]})
+    pod = msgspec.convert({"metadata": {"name": name, **template["metadata"]}, "spec": template["spec"]}, Pod)
     begin = time.monotonic()
     client.create(pod)
     client.wait(Pod, name, for_conditions=["Ready"])
