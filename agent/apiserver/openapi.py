@@ -1,4 +1,4 @@
-"""OpenAPI v3, made from the table of kinds and the models: ``kubectl explain`` shows it, ``kubectl apply`` relies on it.
+"""OpenAPI v3, made from the table of kinds and the models: ``kubectl explain`` shows it, ``kubectl apply`` needs it.
 
 kubectl reads the index, then the document of the group and version it needs:
 
