@@ -118,5 +118,6 @@ class Endpoints(Value, frozen=True):
 
 
 def to_json(value: Part) -> Json:
-    result: Json = msgspec.to_builtins(value)
+    """As plain JSON (lists, not tuples)."""
+    result: Json = msgspec.json.decode(msgspec.json.encode(value))
     return result
