@@ -69,9 +69,9 @@ def misfit(pod: Pod, node: Node, neighbours: Sequence[Pod]) -> str | None:
         return "node(s) didn't match Pod's node affinity/selector"
     if _host_ports(pod) & {port for neighbour in neighbours for port in _host_ports(neighbour)}:
         return "node(s) didn't have free ports for the requested pod ports"
-    room = node.status.allocatable.get("pods")
+    room = _number(str(node.status.allocatable.get("pods", "")))
     running = sum(not neighbour.finished for neighbour in neighbours)
-    return "Too many pods" if room is not None and running >= int(room) else None
+    return "Too many pods" if room is not None and running >= room else None
 
 
 def _tolerates(pod: Pod, taint: Taint) -> bool:
