@@ -205,7 +205,7 @@ def load_catalogue(folder: Path) -> Catalogue:
 
     - ``folder/my/app:1.0/rootfs/`` is the root file system of ``my/app:1.0``; ``image.yaml`` beside it may say more;
     - ``folder/catalogue.yaml`` maps references to entries with ``folder`` (a path, relative to the file's) or ``host:
-      true``, and optionally ``entrypoint``, ``cmd``, ``env``, ``user`` (``1000`` or ``1000:1000``), ``workdir``.
+      true``, and optionally ``entrypoint``, ``cmd``, ``env``, ``user`` and ``group`` (numbers), ``workdir``.
 
     A reference without a tag stands for all its tags. An entry that cannot be used is left out and named in
     ``problems``.
@@ -223,10 +223,7 @@ def load_catalogue(folder: Path) -> Catalogue:
 
 def _entries(folder: Path, problems: list[str]) -> list[tuple[Path, str, object]]:
     found: list[tuple[Path, str, object]] = []
-    for rootfs in sorted(folder.glob("**/rootfs")) if folder.is_dir() else ():
-        home = rootfs.parent
-        if "rootfs" in home.relative_to(folder).parts or home == folder:
-            continue  # a folder called rootfs somewhere inside an image
+    for home in _homes(folder):
         said = _read_yaml(home / "image.yaml", problems) or {}
         entry = {"folder": "rootfs", **said} if isinstance(said, dict) else said
         found.append((home / "image.yaml", str(home.relative_to(folder)), entry))
@@ -236,6 +233,16 @@ def _entries(folder: Path, problems: list[str]) -> list[tuple[Path, str, object]
     elif listed is not None:
         problems.append(f"{folder / 'catalogue.yaml'}: expected a mapping of image references to entries")
     return found
+
+
+def _homes(folder: Path) -> list[Path]:
+    """The folders that have a folder ``rootfs``; what is inside an image is not looked at."""
+    found = []
+    for home, inner, _ in os.walk(folder):
+        if "rootfs" in inner and Path(home) != folder:
+            found.append(Path(home))
+            inner.clear()
+    return sorted(found)
 
 
 def _read_yaml(file: Path, problems: list[str]) -> object:
@@ -259,10 +266,9 @@ def _image(reference: str, entry: object, base: Path) -> Image:
         raise ValueError("not an image reference")
     if not isinstance(entry, dict):
         raise TypeError("expected a mapping with `folder: PATH` or `host: true`")
-    unknown = set(entry) - {"folder", "host", "entrypoint", "cmd", "env", "user", "workdir", "note"}
+    unknown = set(entry) - {"folder", "host", "entrypoint", "cmd", "env", "user", "group", "workdir", "note"}
     if unknown:
         raise ValueError(f"unknown fields {', '.join(sorted(map(str, unknown)))}")
-    user, _, group = str(entry.get("user", 0)).partition(":")
     env = {"PATH": DEFAULT_PATH, **_env(entry.get("env", {}))}
     return Image(
         reference,
@@ -270,8 +276,8 @@ def _image(reference: str, entry: object, base: Path) -> Image:
         entrypoint=_words(entry, "entrypoint"),
         cmd=_words(entry, "cmd"),
         env=tuple(env.items()),
-        user=int(user),
-        group=int(group or 0),
+        user=int(entry.get("user", 0)),
+        group=int(entry.get("group", 0)),
         workdir=str(entry.get("workdir", "/")),
         note=str(entry.get("note", "")),
     )

@@ -255,6 +255,7 @@ def _names() -> tuple[str, ...]:
 
 
 def _greet(server: socket.socket) -> None:
+    server.settimeout(20)
     connection, peer = server.accept()
     with connection:
         connection.sendall(peer[0].encode())
