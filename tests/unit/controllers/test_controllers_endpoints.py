@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -275,11 +276,14 @@ def test_changed_labels_are_written() -> None:
     assert told(plan) == ({"a": ["1"]}, [])
 
 
+FRESH = itertools.count()
+
+
 def apply(plan: SlicePlan, existing: list[EndpointSlice]) -> list[EndpointSlice]:
     gone = {each.metadata.name for each in plan.delete}
     after = {each.metadata.name: each for each in existing if each.metadata.name not in gone}
-    for index, content in enumerate(plan.write):
-        name = content.slice.metadata.name if content.slice else f"new-{len(existing)}-{index}"
+    for content in plan.write:
+        name = content.slice.metadata.name if content.slice else f"new-{next(FRESH)}"
         after[name] = EndpointSlice(
             metadata=Meta(name=name, labels=LABELS), endpoints=content.endpoints, ports=content.ports
         )
