@@ -21,8 +21,7 @@ def find_holder(address: str, port: int, proto: str, *, proc: Path = PROC) -> st
     inodes = set(_inodes(address, port, proto, proc))
     for process in proc.iterdir() if inodes else ():
         if process.name.isdigit() and _has_socket(process, inodes):
-            name = (process / "comm").read_text().strip()
-            return f"{name} (pid {process.name})"
+            return f"{_name(process)} (pid {process.name})"
     return None
 
 
@@ -42,11 +41,23 @@ def _spell(address: str) -> str:
     return "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))
 
 
+def _name(process: Path) -> str:
+    try:
+        return (process / "comm").read_text().strip()
+    except OSError:  # gone meanwhile
+        return "a process that has ended"
+
+
 def _has_socket(process: Path, inodes: set[str]) -> bool:
     try:
-        links = [os.readlink(fd) for fd in (process / "fd").iterdir()]
+        fds = list((process / "fd").iterdir())
     except OSError:  # gone meanwhile, or not ours to look at
         return False
-    return any(
-        link.removeprefix("socket:[").removesuffix("]") in inodes for link in links if link.startswith("socket:")
-    )
+    return any(_target(fd).removeprefix("socket:[").removesuffix("]") in inodes for fd in fds)
+
+
+def _target(fd: Path) -> str:
+    try:
+        return os.readlink(fd)
+    except OSError:  # closed meanwhile
+        return ""
