@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 BLOCK = 65536
 _IN_MODIFY = 0x2
+Ended = Callable[[], Awaitable[object]]
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK and IN_CLOEXEC have the same values (inotify_init(2))
 
 
@@ -104,8 +105,8 @@ class Renderer:
         return prefix + piece.content + (b"" if piece.partial else b"\n")
 
 
-async def read_log(path: Path, options: LogOptions, *, ended: Awaitable[object]) -> AsyncIterator[bytes]:
-    """The log as it is and, with ``follow``, as it grows until ``ended`` is done (the container has exited)."""
+async def read_log(path: Path, options: LogOptions, *, ended: Ended) -> AsyncIterator[bytes]:
+    """The log as it is and, with ``follow``, as it grows until ``ended()`` is done (the container has exited)."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:  # a container that never got as far as writing
@@ -136,8 +137,8 @@ async def _all(descriptor: int) -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
 
 
-async def _follow(path: Path, descriptor: int, ended: Awaitable[object]) -> AsyncIterator[bytes]:
-    end = asyncio.ensure_future(ended)
+async def _follow(path: Path, descriptor: int, ended: Ended) -> AsyncIterator[bytes]:
+    end = asyncio.ensure_future(ended())
     growth = _Growth(path)
     end.add_done_callback(lambda _: growth.wake())
     try:

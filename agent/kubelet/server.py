@@ -18,6 +18,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -153,7 +154,7 @@ class _Service:
         return StreamingResponse(self._read(container, options), media_type="text/plain")
 
     async def _read(self, container: Container, options: LogOptions) -> AsyncIterator[bytes]:
-        async for data in read_log(container.log_path, options, ended=self._runtime.wait(container.id)):
+        async for data in read_log(container.log_path, options, ended=partial(self._runtime.wait, container.id)):
             yield data
 
     async def exec(self, websocket: WebSocket) -> None:
