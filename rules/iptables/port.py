@@ -148,13 +148,10 @@ class _Port:
                 yield make_rule(comment, source=source, matches=matches, then=(self._pool_chain(route.pool),))
 
     def _sources(self, source: Source) -> Iterator[tuple[str, tuple[str, ...]]]:
-        match source:
-            case Source.POD:
-                yield from ((cidr, ()) for cidr in self.cidrs)
-            case Source.NODE:
-                yield "", LOCAL_SOURCE
-            case Source.ANYONE:
-                yield "", ()
+        if source is Source.POD:
+            yield from ((cidr, ()) for cidr in self.cidrs)
+        else:
+            yield "", LOCAL_SOURCE if source is Source.NODE else ()
 
     def _admit(self, sources: Iterable[str]) -> Iterator[Rule]:
         for source in sources:

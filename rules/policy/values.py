@@ -55,10 +55,6 @@ class PortName(NamedTuple):
     name: str
     port: str = ""
 
-    @property
-    def service(self) -> ServiceName:
-        return ServiceName(self.namespace, self.name)
-
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}:{self.port}" if self.port else f"{self.namespace}/{self.name}"
 
