@@ -24,11 +24,18 @@ class _Loader(yaml.CSafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen and key != "<<":
+            key = _key(self.construct_object(key_node, deep=True)) if key_node.tag != _MERGE else ""
+            if key in seen and key_node.tag != _MERGE:
                 raise YamlError(f'line {key_node.start_mark.line + 1}: key "{key}" already set in map')
             seen.add(key)
-        return {_key(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
+        self.flatten_mapping(node)
+        return {
+            _key(self.construct_object(key_node, deep=True)): self.construct_object(value_node, deep=deep)
+            for key_node, value_node in node.value
+        }
+
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def _key(key: Hashable) -> str:
@@ -58,6 +65,7 @@ class _Dumper(yaml.CSafeDumper):
     pass
 
 
+_INDICATOR = "tag:yaml.org,2002:yaml"  # a lone !, & or *
 # What YAML 1.1 would read as something other than text, beyond what PyYAML's own resolver knows.
 _AMBIGUOUS = re.compile(r"(?:[yYnN]|[-+]?\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?|[-+]?\.\d+(?:[eE][-+]?\d+)?|0o[0-7]+)\Z")
 
@@ -67,7 +75,7 @@ def _represent_text(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
     if "\n" in text:
         return dumper.represent_scalar(tag, text, style="|")
     read_as = dumper.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    ambiguous = read_as != tag or _AMBIGUOUS.match(text)
+    ambiguous = read_as not in (tag, _INDICATOR) or _AMBIGUOUS.match(text)
     return dumper.represent_scalar(tag, text, style='"' if ambiguous else None)
 
 
