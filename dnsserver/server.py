@@ -164,7 +164,7 @@ class Server:
         self._readers: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: set[asyncio.Task[Any]] = set()
+        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._clients: Counter[str] = Counter()
 
     async def open(self, listener: Listener) -> None:
@@ -178,10 +178,11 @@ class Server:
             loop.remove_reader(udp)
         for server in self._servers:
             server.close()
-        tasks = [*self._tasks, *self._connections]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self._connections.values():
+            writer.transport.abort()  # their tasks then end by themselves; asyncio calls a cancelled one an error
+        await asyncio.gather(*self._tasks, *self._connections, return_exceptions=True)
 
     # UDP
 
@@ -251,14 +252,14 @@ class Server:
             return
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        self._connections[task] = writer
         self._clients[client] += 1
         try:
             await self._converse(reader, writer)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             log.debug("connection of %s ends: %s", client, str(error) or type(error).__name__)
         finally:
-            self._connections.discard(task)
+            del self._connections[task]
             self._clients[client] -= 1
             if not self._clients[client]:
                 del self._clients[client]
