@@ -44,8 +44,8 @@ class Verdict:
 class Lifecycle:
     """Watches the heartbeat of every node, and collects the pods of those that are gone."""
 
-    def __init__(self, client: Client, caches: Caches, recorder: Recorder, *, grace: float = GRACE) -> None:
-        self._client, self._caches, self._recorder, self._grace = client, caches, recorder, grace
+    def __init__(self, client: Client, caches: Caches, recorder: Recorder) -> None:
+        self._client, self._caches, self._recorder, self._grace = client, caches, recorder, GRACE
         self._heard: dict[str, tuple[datetime | None, float]] = {}
         self._missing: dict[str, float] = {}
         self.nodes = Controller("node-lifecycle", self.reconcile, workers=1)

@@ -116,8 +116,9 @@ class Controller(Generic[K]):
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._workers):
                     group.create_task(self._work())
-        finally:
+        except asyncio.CancelledError:
             self.queue.close()
+            raise
 
     async def _work(self) -> NoReturn:
         while True:
