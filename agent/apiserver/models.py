@@ -141,18 +141,12 @@ def _type(model: type[Any], name: str, written: str) -> Type:
     if written.startswith("List["):
         return Type("list", item=_type(model, name, written.removeprefix("List[").removesuffix("]")))
     if written == "dict":
-        return Type("map", item=_map_item(model, name))
+        return Type("map", item=Type("quantity" if name in _QUANTITY_MAPS else "string"))
     module, _, last = written.rpartition(".")
     if last in _NAMED:
         return Type(_NAMED[last])
     home = importlib.import_module(f"lightkube.models.{module}" if module else model.__module__)
     return Type("struct", model=getattr(home, last))
-
-
-def _map_item(model: type[Any], name: str) -> Type:
-    if model.__name__ == "SubjectAccessReviewSpec":
-        return Type("list", item=Type("string"))
-    return Type("quantity") if name in _QUANTITY_MAPS else Type("string")
 
 
 _FIELD_DOC = re.compile(r"^ {6}\* \*\*(\w+)\*\* ``[^`]*`` - ?(.*?)(?=^ {6}\* \*\*\w+\*\* ``|\Z)", re.S | re.M)

@@ -73,14 +73,12 @@ class Pool:
         self._holders: dict[int, str] = {}
         self.holders: Mapping[int, str] = MappingProxyType(self._holders)
 
-    def take(self, value: int, holder: str) -> bool:
-        """Give ``value`` to ``holder``; False if it has it already. Raises OutOfRange or Taken."""
+    def take(self, value: int, holder: str) -> None:
+        """Give ``value`` to ``holder``, who may have it already. Raises OutOfRange or Taken."""
         if value not in self.range:
             raise OutOfRange(value)
-        current = self._holders.setdefault(value, holder)
-        if current != holder:
+        if self._holders.setdefault(value, holder) != holder:
             raise Taken(value)
-        return True
 
     def free(self, value: int, holder: str) -> None:
         """Take ``value`` back from ``holder``; nothing happens if somebody else has it."""

@@ -102,6 +102,15 @@ def test_refusals() -> None:
         lease.take(4, "a")
 
 
+def test_nobody_frees_what_belongs_to_another() -> None:
+    pool = Pool(Range(1, 3, 1))
+    pool.take(1, "a")
+    pool.free(1, "b")
+    assert pool.holders == {1: "a"}
+    pool.free(1, "a")
+    assert pool.holders == {}
+
+
 def test_what_is_freed_stays_taken_until_commit() -> None:
     pool = Pool(Range(1, 3, 1))
     first = Lease(pool)

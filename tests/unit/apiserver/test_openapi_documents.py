@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from agent.apiserver.openapi import openapi_v3
+from agent.apiserver.openapi import openapi_v3, schema_name
 from agent.apiserver.registry import KINDS
+from agent.apiserver.shapes import Shape, shape_of
 
 
 def get(path: str) -> dict[str, Any]:
@@ -86,6 +87,35 @@ def test_schemas_say_how_lists_are_merged() -> None:
     finalizers = schemas["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]["properties"]["finalizers"]
     assert finalizers["x-kubernetes-patch-strategy"] == "merge"
     assert "x-kubernetes-patch-merge-key" not in finalizers
+
+
+def published_merges(name: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    """What a schema says about merging, field by field; fields below which nothing is merged are left out."""
+    found: dict[str, Any] = {}
+    for field, schema in schemas[name].get("properties", {}).items():
+        key, strategy = schema.get("x-kubernetes-patch-merge-key", ""), schema.get("x-kubernetes-patch-strategy", "")
+        below: dict[str, Any] = {}
+        if field == "ephemeral":  # the metadata of volume claims, which are not served here
+            continue
+        if strategy or schema.get("type") != "array":
+            for reference in references(schema):
+                below = published_merges(reference.removeprefix("#/components/schemas/"), schemas)
+        if strategy or below:
+            found[field] = ("merge" in strategy and (key or "set"), below)
+    return found
+
+
+def merged_by_the_server(shape: Shape) -> dict[str, Any]:
+    return {
+        field: (below.key or (below.set and "set"), merged_by_the_server(below))
+        for field, below in shape.fields.items()
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.resource)
+def test_clients_are_told_to_merge_as_the_server_does(kind: Any) -> None:
+    schemas = get(f"/openapi/v3{kind.root}")["components"]["schemas"]
+    assert published_merges(schema_name(kind.model), schemas) == merged_by_the_server(shape_of(kind))
 
 
 def test_schemas_carry_types_descriptions_and_kinds() -> None:

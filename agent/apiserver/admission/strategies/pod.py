@@ -49,7 +49,7 @@ class PodStrategy(Strategy):
         return check_pod_spec(obj["spec"])
 
     def validate_update(self, new: JSON, old: JSON, subresource: str | None) -> Causes:
-        return check_pod_update(new["spec"], old["spec"], binding=subresource == "binding")
+        return check_pod_update(new["spec"], old["spec"])
 
     def validate_status(self, new: JSON, old: JSON) -> Causes:
         status = new.get("status") or {}
@@ -71,7 +71,7 @@ def qos_class(spec: JSON) -> str:
     return "Guaranteed" if guaranteed else "Burstable"
 
 
-def check_pod_update(new: JSON, old: JSON, *, binding: bool = False) -> Causes:
+def check_pod_update(new: JSON, old: JSON) -> Causes:
     """What may change has to change in the right way; what may not, not at all."""
     for group in ("containers", "initContainers"):
         if len(new.get(group) or []) != len(old.get(group) or []):
@@ -87,7 +87,7 @@ def check_pod_update(new: JSON, old: JSON, *, binding: bool = False) -> Causes:
     for gate in added:
         why = f"only deletion is allowed, but found new scheduling gate '{gate.get('name')}'"
         yield forbidden("spec.schedulingGates", why)
-    changed = list(_differences(_with_allowed_changes(new, old, binding=binding), old, "spec"))
+    changed = list(_differences(_with_allowed_changes(new, old), old, "spec"))
     if changed:
         yield forbidden("spec", f"{MAY_CHANGE}; changed: {', '.join(changed)}")
 
@@ -104,15 +104,13 @@ def _check_deadline(new: JSON, old: JSON) -> Causes:
         yield invalid(path, now, "must be less than or equal to previous value")
 
 
-def _with_allowed_changes(new: JSON, old: JSON, *, binding: bool) -> JSON:
+def _with_allowed_changes(new: JSON, old: JSON) -> JSON:
     """The new spec with every permitted change undone: what still differs is not permitted."""
     undone = deepcopy(new)
     for name in ("activeDeadlineSeconds", "tolerations", "schedulingGates"):
         _undo(undone, old, name)
     if old.get("terminationGracePeriodSeconds", 0) < 0 and new.get("terminationGracePeriodSeconds") == 1:
         _undo(undone, old, "terminationGracePeriodSeconds")
-    if binding and not old.get("nodeName"):
-        _undo(undone, old, "nodeName")
     for group in ("containers", "initContainers"):
         for container, before in zip(undone.get(group) or [], old.get(group) or [], strict=True):
             _undo(container, before, "image")

@@ -47,7 +47,7 @@ class ReplicaSetStrategy(Strategy):
         for name in COUNTS:
             yield from at_least_zero(f"status.{name}", status.get(name))
         for name in COUNTS[1:]:
-            if status.get(name, 0) > status.get("replicas", 0):
+            if name in status and status[name] > status.get("replicas", 0):
                 yield invalid(f"status.{name}", status[name], "cannot be greater than status.replicas")
         if status.get("availableReplicas", 0) > status.get("readyReplicas", 0):
             yield invalid(
