@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -88,7 +89,7 @@ def steady(probe: Probe) -> Iterator[Look]:
 
 def resolve_port(port: int | str, ports: Sequence[Port]) -> int:
     """A number, or the name of one of the container's ports. Raises ProbeError."""
-    named = next((p.container_port for p in ports if p.name == port), None)
+    named = next((p.container_port for p in ports if port and p.name == port), None)
     number = named if named is not None else int(port) if str(port).isdecimal() else None
     if number is None or not 0 < number < 65536:
         raise ProbeError(f"no port {port!r}: it is neither a number nor the name of one of the container's ports")
@@ -110,14 +111,14 @@ class Checker:
     ) -> tuple[bool, str]:
         """Success or not, and what to tell about it. Raises ProbeError."""
         seconds = float(max(1, probe.timeout_seconds))
+        if probe.exec is not None:
+            return await _execute(probe.exec, run_command, seconds)
         try:
             async with asyncio.timeout(seconds):
                 if probe.http_get is not None:
                     return await self.http_get(probe.http_get, address=address, ports=ports)
                 if probe.tcp_socket is not None:
                     return await _connect(probe.tcp_socket, address=address, ports=ports)
-                if probe.exec is not None:
-                    return await _execute(probe.exec, run_command, seconds)
         except TimeoutError:
             return False, f"no answer within {seconds:g} s"
         if probe.grpc is not None:
@@ -283,8 +284,7 @@ def _plain(error: Exception) -> str:
     """The reason without Python's wrapping: ``connection refused``."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            text = cause.strerror
-            return text.rpartition("] ")[2].lower() if "Connect call failed" not in text else "connection refused"
+        if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+            return os.strerror(cause.errno).lower()
         cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__
