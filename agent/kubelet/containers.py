@@ -131,7 +131,9 @@ class Runtime:
         if isinstance(launch.image.rootfs, HostRoot):
             host = observe_host(launch.mounts)
             _make_host_root(folder, launch, launch.image.rootfs, host)
-        elif isinstance(launch.image.rootfs, Folder):
+        else:
+            if not Path(launch.image.rootfs.path).is_dir():
+                raise _start_error(launch, f"the image's folder {launch.image.rootfs.path} does not exist")
             for name in ("upper", "work", "merged"):
                 (folder / "overlay" / name).mkdir(parents=True)
         config = lower_config(launch, self._bundle(launch, folder), host)
@@ -386,10 +388,12 @@ def _translate(launch: Launch, error: Exception) -> ContainerError:
 
 
 def _start_error(launch: Launch, said: str) -> ContainerError:
-    """conmon and runc say a lot; what matters is the last message (``level=error msg="..."``) or line."""
+    """What matters of what conmon and runc say is runc's last message (``level=error msg="..."``), if it came that
+    far.
+    """
     messages = re.findall(r'msg=("(?:[^"\\]|\\.)*")', said)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    why = json.loads(messages[-1]) if messages else lines[-1] if lines else said
+    why = json.loads(messages[-1]) if messages else "; ".join(lines)[:1000]
     what = f"{launch.container} of pod {launch.namespace}/{launch.pod}"
     return ContainerError("StartError", f"cannot start container {what}: {why}")
 

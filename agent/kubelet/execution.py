@@ -110,9 +110,12 @@ class ExecProcess:
         return 128 - code if code < 0 else code
 
     async def kill(self) -> int:
-        """End the command with SIGKILL; what it still had to say is dropped."""
+        """End the command with SIGKILL, with its process group; what it still had to say is dropped."""
         pid = procfs.read_pid(self._files.pid)
-        if self._process.returncode is None and (pid is None or not procfs.send(pid, signal.SIGKILL)):
+        with contextlib.suppress(ProcessLookupError):  # it may end by itself meanwhile
+            if pid is not None and procfs.parent(pid) == self._process.pid:
+                os.killpg(pid, signal.SIGKILL)  # runc made it the leader of a session
+            # runc would go on relaying for whoever else holds the command's output.
             self._process.kill()
         code = await self.wait()
         if self._terminal is not None:

@@ -40,6 +40,14 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def parent(pid: int) -> int | None:
+    """The parent of a process, or None if it has ended (a zombie still has one)."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def send(pid: int, signal_number: int) -> bool:
     """Send a signal; False if there is no such process."""
     try:
