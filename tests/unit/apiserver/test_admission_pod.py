@@ -440,7 +440,7 @@ def test_much_that_is_allowed(context: Context) -> None:
     sidecar = {"name": "s", "image": "a:1", "restartPolicy": "Always", "startupProbe": probe}
     obj = create(
         context,
-        source(fieldRef={"fieldPath": "metadata.labels['app']"}),
+        source(fieldRef={"fieldPath": "metadata.labels['app']"}) | {"lifecycle": {"stopSignal": "SIGINT"}},
         initContainers=[sidecar],
         tolerations=[{"operator": "Exists"}, {"key": "a", "value": "b"}],
         dnsPolicy="None",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from agent.apiserver.admission import names
 from agent.apiserver.admission.errors import duplicate, invalid, required, too_many
 from agent.apiserver.admission.rules import Causes, formed, one_of, same
@@ -100,7 +98,7 @@ def _check_address(path: str, address: str, kind: str) -> Causes:
     if wanted and (parsed is None or parsed.version != wanted):
         article = "an IPv4" if wanted == 4 else "an IPv6"
         yield invalid(path, address, f"must be {article} address")
-    elif isinstance(parsed, ipaddress.IPv4Address | ipaddress.IPv6Address):
+    elif wanted:
         yield from formed(path, address, names.special_ip)
 
 
