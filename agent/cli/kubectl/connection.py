@@ -1,22 +1,24 @@
-"""The only door to the API server: a kubeconfig in, JSON in and out, errors translated.
+"""The only door to the API server: JSON in and out, errors translated.
 
-lightkube reads the kubeconfig (certificates, tokens, exec plugins) and makes the HTTP client; its typed models are not
-used, because loading them costs more than a whole ``get`` and a command line has no business knowing every field.
-Heavy modules are imported when a Cluster is opened, so that ``--help`` and usage errors cost nothing.
+Spoken over the standard library's HTTP client: one connection, kept while a command lasts, one more for each stream.
+The objects are plain JSON; a command line has no business knowing every field of every kind.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 from agent.cli.kubectl.discovery import (
     Catalog,
@@ -27,16 +29,11 @@ from agent.cli.kubectl.discovery import (
     parse_resource_lists,
 )
 from agent.cli.kubectl.errors import ApiError, KubectlError, client_error
+from agent.cli.kubectl.kubeconfig import find_kubeconfig, load_access, sign_in
 from agent.cli.kubectl.objects import Obj
 
-if TYPE_CHECKING:
-    import ssl
-
-    import httpx2
-    from lightkube.config.kubeconfig import SingleConfig
-
-NODE_KUBECONFIG = Path("/var/lib/podwire/kubeconfig")
 TIMEOUT = 30.0  # seconds for one request; watches and streams have none
+IDLE = 2.0  # seconds after which a connection is not used again: servers close idle ones without a word
 CACHE_SECONDS = 600.0  # how long what a server offers is remembered
 
 JSON = "application/json"
@@ -50,17 +47,20 @@ Params = Mapping[str, str | int]
 class Cluster:
     """One API server, as one command sees it. ``namespace``: what was asked for, else the context's."""
 
-    http: httpx2.Client
     server: str
     kubeconfig: str
     namespace: str
     namespace_given: bool
     tls: ssl.SSLContext
+    credentials: Mapping[str, str]  # the header that says who we are
+    _kept: http.client.HTTPConnection | None = field(default=None, repr=False)
+    _used: float = field(default=0.0, repr=False)
     _catalog: Catalog | None = field(default=None, repr=False)
     _fresh: bool = field(default=False, repr=False)
 
     def close(self) -> None:
-        self.http.close()
+        if self._kept is not None:
+            self._kept.close()
 
     # --- requests ---
 
@@ -81,24 +81,18 @@ class Cluster:
 
     def watch(self, path: str, *, params: Params, accept: str = JSON) -> Generator[Obj]:
         """Watch events, until the server ends the watch. An ERROR event raises ApiError."""
-        for line in self._lines(path, {**params, "watch": "true"}, accept):
-            event: Obj = json.loads(line)
-            if event.get("type") == "ERROR":
-                raise ApiError(event["object"])
-            yield event
+        with self._opened(path, {**params, "watch": "true"}, accept) as response:
+            while line := response.readline():
+                event: Obj = json.loads(line)
+                if event.get("type") == "ERROR":
+                    raise ApiError(event["object"])
+                yield event
 
     def stream(self, path: str, *, params: Params) -> Iterator[bytes]:
         """A body as it comes (logs), until the server ends it."""
-        with self._translated(), self._open(path, params, "*/*") as response:
-            yield from response.iter_bytes()
-
-    def credentials(self) -> dict[str, str]:
-        """The header that says who we are, for streams, which are not HTTP requests."""
-        request = self.http.build_request("GET", "/")
-        if self.http.auth is not None:
-            request = next(self.http.auth.sync_auth_flow(request))
-        found = request.headers.get("Authorization")
-        return {"Authorization": found} if found else {}
+        with self._opened(path, params, "*/*") as response:
+            while data := response.read1(CHUNK):
+                yield data
 
     # --- discovery ---
 
@@ -170,129 +164,103 @@ class Cluster:
         content_type: str = JSON,
     ) -> Obj:
         content = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": accept, **({"Content-Type": content_type} if content is not None else {})}
+        headers = {"Accept": accept, **self.credentials}
+        if content is not None:
+            headers["Content-Type"] = content_type
         with self._translated():
-            response = self.http.request(method, path, params=params, content=content, headers=headers)
-        self._complain(response)
-        answer: Obj = response.json()
+            connection = self._connection()
+            connection.request(method, _url(self.server, path, params), body=content, headers=headers)
+            response = connection.getresponse()
+            text = response.read()
+            self._used = time.monotonic()
+        self._complain(response, text)
+        answer: Obj = json.loads(text)
         return answer
 
+    def _connection(self) -> http.client.HTTPConnection:
+        """The connection of this command, anew where it has lain idle."""
+        if self._kept is None or time.monotonic() - self._used > IDLE:
+            self.close()
+            self._kept = self._connect(TIMEOUT)
+        return self._kept
+
+    def _connect(self, timeout: float | None) -> http.client.HTTPConnection:
+        parts = urlsplit(self.server)
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(parts.hostname or "", parts.port, context=self.tls, timeout=timeout)
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+
     @contextlib.contextmanager
-    def _open(self, path: str, params: Params, accept: str) -> Iterator[httpx2.Response]:
-        headers, forever = {"Accept": accept}, {"connect": TIMEOUT, "read": None, "write": TIMEOUT, "pool": TIMEOUT}
-        request = self.http.build_request("GET", path, params=params, headers=headers, extensions={"timeout": forever})
-        response = self.http.send(request, stream=True)
-        try:
-            if response.is_error:
-                response.read()
-            self._complain(response)
-            yield response
-        finally:
-            response.close()
+    def _opened(self, path: str, params: Params, accept: str) -> Iterator[http.client.HTTPResponse]:
+        """A response whose body is still to be read, on a connection of its own, without a time limit."""
+        with contextlib.closing(self._connect(TIMEOUT)) as connection:
+            with self._translated():
+                headers = {"Accept": accept, **self.credentials}
+                connection.request("GET", _url(self.server, path, params), headers=headers)
+                response = connection.getresponse()
+                connection.sock.settimeout(None)
+                self._complain(response, response.read() if response.status >= 400 else b"")
+                yield response
 
-    def _lines(self, path: str, params: Params, accept: str) -> Iterator[str]:
-        with self._translated(), self._open(path, params, accept) as response:
-            yield from (line for line in response.iter_lines() if line)
-
-    def _complain(self, response: httpx2.Response) -> None:
+    def _complain(self, response: http.client.HTTPResponse, text: bytes) -> None:
         """Show the server's warnings; raise ApiError for anything but success."""
-        for warning in response.headers.get_list("Warning"):
-            print(f"Warning: {warning.partition(' - ')[2].strip() or warning}".replace('"', ""), file=sys.stderr)
-        if not response.is_error:
+        for warning in response.headers.get_all("Warning") or []:
+            code_agent_text = warning.split(" ", 2)  # RFC 7234: 299 - "text"
+            print("Warning: " + code_agent_text[-1].strip('"'), file=sys.stderr)
+        if response.status < 400:
             return
-        if response.status_code == 401:
+        if response.status == 401:
             raise client_error(f"You must be logged in to the server (Unauthorized); check {self.kubeconfig}")
-        raise ApiError(_status_of(response))
+        raise ApiError(_status_of(response, text))
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         """Transport errors as messages: which server, which kubeconfig, what to try."""
-        import httpx2
-
         try:
             yield
-        except httpx2.ConnectError as error:
-            raise KubectlError(self._unreachable(error)) from error
-        except httpx2.TransportError as error:
-            raise KubectlError(
-                f"Unable to talk to the server {self.server}: {error or type(error).__name__} "
-                f"(kubeconfig {self.kubeconfig})"
-            ) from error
+        except ConnectionRefusedError as error:
+            said = f"The connection to the server {self._where} was refused - did you specify the right host or port?"
+            raise KubectlError(f"{said}\n{self._hint}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            said = f"Unable to talk to the server {self._where}: {error or type(error).__name__}"
+            raise KubectlError(f"{said}\n{self._hint}") from error
 
-    def _unreachable(self, error: Exception) -> str:
-        where = self.server.partition("://")[2]
-        if "refused" in str(error):
-            said = f"The connection to the server {where} was refused - did you specify the right host or port?"
-        else:
-            said = f"Unable to connect to the server {where}: {error}"
-        return f"{said}\n(kubeconfig {self.kubeconfig}; is the node up? See: podwire status)"
+    @property
+    def _where(self) -> str:
+        return self.server.partition("://")[2]
+
+    @property
+    def _hint(self) -> str:
+        return f"(kubeconfig {self.kubeconfig}; is the node up? See: podwire status)"
 
 
-def _status_of(response: httpx2.Response) -> Mapping[str, Any]:
+CHUNK = 64 * 1024
+
+
+def _url(server: str, path: str, params: Params | None) -> str:
+    base = urlsplit(server).path.rstrip("/")
+    return f"{base}{path}?{urlencode(params)}" if params else f"{base}{path}"
+
+
+def _status_of(response: http.client.HTTPResponse, text: bytes) -> Mapping[str, Any]:
     try:
-        status = response.json()
+        status = json.loads(text)
     except ValueError:
         status = None
     if isinstance(status, dict) and status.get("kind") == "Status":
         return status
-    return {"reason": response.reason_phrase or str(response.status_code), "message": response.text.strip()}
+    return {"reason": response.reason or str(response.status), "message": text.decode(errors="replace").strip()}
 
 
 def open_cluster(*, kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
-    """A Cluster from ``--kubeconfig``, else ``$KUBECONFIG``, else this machine's node, else ``~/.kube/config``."""
-    import httpx2
-    from lightkube.config.client_adapter import user_auth, verify_cluster
-
-    file = find_kubeconfig(kubeconfig)
-    config = _load(file, context)
-    if config.user is None:
-        raise client_error(f"cannot use kubeconfig {file}: context {config.context_name} names no user")
-    tls = verify_cluster(config.cluster, config.user, config.abs_file, trust_env=False)
-    http = httpx2.Client(
-        base_url=config.cluster.server, verify=tls, auth=user_auth(config.user), timeout=TIMEOUT, trust_env=False
-    )
+    """The Cluster that flags, ``$KUBECONFIG`` or this machine's node lead to. Raises KubectlError."""
+    access = load_access(find_kubeconfig(kubeconfig), context)
+    tls, credentials = sign_in(access)
     return Cluster(
-        http=http,
-        server=config.cluster.server,
-        kubeconfig=str(file),
-        namespace=namespace or config.namespace,
+        server=access.server,
+        kubeconfig=str(access.file),
+        namespace=namespace or access.namespace,
         namespace_given=namespace is not None,
         tls=tls,
+        credentials=credentials,
     )
-
-
-def find_kubeconfig(given: str | None) -> Path:
-    """The kubeconfig to use; ``$KUBECONFIG`` may list several files, of which the first that exists is used."""
-    if given:
-        return Path(given)
-    if from_environment := os.environ.get("KUBECONFIG"):
-        files = [Path(name) for name in from_environment.split(":") if name]
-        return next((file for file in files if file.exists()), files[0])
-    if os.access(NODE_KUBECONFIG, os.R_OK):
-        return NODE_KUBECONFIG
-    home = Path("~/.kube/config").expanduser()
-    if home.exists():
-        return home
-    hint = (
-        f"{NODE_KUBECONFIG} is not readable (try sudo)"
-        if NODE_KUBECONFIG.parent.exists()
-        else "start a node: podwire up"
-    )
-    raise client_error(f"no kubeconfig: --kubeconfig and $KUBECONFIG are not set, there is no {home}, and {hint}")
-
-
-def _load(file: Path, context: str | None) -> SingleConfig:
-    import yaml
-    from lightkube.config.kubeconfig import KubeConfig
-    from lightkube.core.exceptions import ConfigError
-    from msgspec import ValidationError
-
-    try:
-        config = KubeConfig.from_file(file).get(context_name=context)
-    except (ConfigError, OSError, ValidationError, TypeError, yaml.YAMLError) as error:
-        raise client_error(f"cannot use kubeconfig {file}: {error}") from error
-    except KeyError as error:
-        raise client_error(f"cannot use kubeconfig {file}: it has no {error}") from error
-    if config is None:
-        raise client_error(f"cannot use kubeconfig {file}: no current context")
-    return config

@@ -71,7 +71,7 @@ def _connect(cluster: Cluster, path: str, params: Sequence[tuple[str, str]]) -> 
         socket = connect(
             url,
             ssl=cluster.tls if secure else None,
-            additional_headers=cluster.credentials(),
+            additional_headers=cluster.credentials,
             subprotocols=[Subprotocol(PROTOCOL)],
             compression=None,
             max_size=None,

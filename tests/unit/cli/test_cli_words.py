@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from agent.cli.kubectl import commands, register
 from agent.cli.kubectl.command import Bare, after_dash, rewrite_flags, verb
-from agent.cli.kubectl.connection import find_kubeconfig
 from agent.cli.kubectl.discovery import (
     Catalog,
     Resource,
@@ -24,6 +23,7 @@ from agent.cli.kubectl.discovery import (
     parse_resource_lists,
 )
 from agent.cli.kubectl.errors import ApiError, KubectlError, client_error, render_status
+from agent.cli.kubectl.kubeconfig import find_kubeconfig
 from agent.cli.kubectl.manifests import read_manifests
 from agent.cli.kubectl.objects import age, go_value, human_duration, rfc1123
 from agent.cli.kubectl.podpick import best_pod, pick_container, selector_text
@@ -259,7 +259,7 @@ def test_every_verb_has_help() -> None:
 
 
 def test_which_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.cli.kubectl.connection.NODE_KUBECONFIG", tmp_path / "node")
+    monkeypatch.setattr("agent.cli.kubectl.kubeconfig.NODE_KUBECONFIG", tmp_path / "node")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
     with pytest.raises(KubectlError, match=r"podwire up|try sudo"):
