@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from agent.proxy import conntrack
 from agent.shell import CommandError
 from rules.iptables.diff import Plan, apply_plan, diff_rulesets
-from rules.iptables.engines import Conflict, Engine, EngineError, Run
+from rules.iptables.engines import Engine, EngineError, Run
 from rules.iptables.lower import Memo, lower_frontends
 from rules.iptables.ruleset import Ruleset
 from rules.policy import Frontends, ServiceFrontends
@@ -120,16 +120,17 @@ class Dataplane:
         return lower_frontends(frontends, family, self._memos[family])
 
     def _apply(self, family: Family, wanted: Ruleset) -> None:
-        """Once more from a fresh reading if somebody else changed something that the plan relied on."""
-        installed = self._installed.get(family)
+        """A plan made from what was true no more is made again; one that fits and is refused is the plan's fault."""
+        known = self._installed.get(family)
+        installed = self._engines[family].read() if known is None else known
         try:
-            if installed is None:
-                installed = self._engines[family].read()
             self._carry_out(family, diff_rulesets(installed, wanted), installed)
-        except Conflict as error:
-            log.info("%s: reading again", error)
-            installed = self._engines[family].read()
-            self._carry_out(family, diff_rulesets(installed, wanted), installed)
+        except EngineError as error:
+            found = self._engines[family].read()
+            if found == installed:
+                raise
+            log.info("somebody else changed our rules meanwhile, planning again (%s)", error)
+            self._carry_out(family, diff_rulesets(found, wanted), found)
 
     def _carry_out(self, family: Family, plan: Plan, installed: Ruleset) -> None:
         self._installed.pop(family, None)

@@ -166,9 +166,15 @@ class _Port:
         return (self._name(names.external_chain),)
 
     def _refusal(self, action: Action) -> tuple[str, ...]:
+        """TCP is refused with a reset: every client takes it as final, and unlike ICMP errors (one a second and
+        client, net.ipv4.icmp_ratelimit) it is always sent."""
         if action is Action.DROP:
             return ("DROP",)
-        return ("REJECT", "--reject-with", _UNREACHABLE[self.port.family])
+        return (
+            "REJECT",
+            "--reject-with",
+            "tcp-reset" if self.port.protocol == "TCP" else _UNREACHABLE[self.port.family],
+        )
 
     def _rule(
         self,

@@ -20,10 +20,6 @@ class EngineError(Exception):
     """The kernel or its tools refused; the message says what, and what to do about it where that is known."""
 
 
-class Conflict(EngineError):
-    """What is installed is not what the plan was made from: read again, plan again."""
-
-
 class Run(Protocol):
     """``agent.shell.run``: run a program, return its standard output, raise when it fails. ``timeout`` in seconds."""
 
@@ -43,7 +39,7 @@ class Engine(Protocol):
         """What is installed of ours. The same object as last time if nothing changed."""
 
     def apply(self, plan: Plan) -> None:
-        """Carry out a plan; each table in one transaction. Raises Conflict if it does not fit what is installed."""
+        """Carry out a plan; each table in one transaction, so that a refused table is left as it was."""
 
     def cleanup(self) -> None:
         """Remove everything that is ours, and what had to be made for it; foreign rules stay."""

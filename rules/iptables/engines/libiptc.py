@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rules.iptables.diff import Plan, TablePlan, diff_rulesets
-from rules.iptables.engines import LOCK_SECONDS, Conflict, EngineError, Run, Variant
+from rules.iptables.engines import LOCK_SECONDS, EngineError, Run, Variant
 from rules.iptables.engines.restore import RestoreEngine
 from rules.iptables.ruleset import TABLES, Rule, Ruleset
 from rules.snapshot import Family
@@ -84,8 +84,7 @@ class LibiptcEngine:
                 return
             except self._errors as error:
                 if "temporarily unavailable" not in str(error) or attempt == _RETRIES:
-                    kind = Conflict if _is_stale(str(error)) else EngineError
-                    raise kind(f"cannot write table {plan.table}: {error}") from error
+                    raise EngineError(f"cannot write table {plan.table}: {error}") from error
 
     def _refresh(self, name: str) -> Any:
         table = self._iptc.Table(name, False)
@@ -161,10 +160,6 @@ def _parameter(negation: str, values: list[str]) -> str | list[str]:
     if len(values) > 1:
         return [negation, *values] if negation else values
     return negation + "".join(values)
-
-
-def _is_stale(message: str) -> bool:
-    return any(sign in message for sign in ("No chain/target/match", "Bad rule", "can't delete entry"))
 
 
 @contextlib.contextmanager

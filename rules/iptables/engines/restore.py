@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rules.iptables.diff import Plan, diff_rulesets, render_plan
-from rules.iptables.engines import LOCK_SECONDS, Conflict, EngineError, Run, Variant
+from rules.iptables.engines import LOCK_SECONDS, EngineError, Run, Variant
 from rules.iptables.names import MADE, MADE_TABLE
 from rules.iptables.parse import ParseError, Saved, parse_save
 from rules.iptables.ruleset import Ruleset
@@ -27,7 +27,6 @@ from rules.snapshot import Family
 log = logging.getLogger(__name__)
 
 _CHANGING = re.compile(rb"^#.*\n|\[\d+:\d+\]", re.MULTILINE)  # dates and counters
-_STALE = ("does a matching rule exist", "No such file or directory", "No chain/target/match", "Bad rule", "RULE_DELETE")
 
 
 class RestoreEngine:
@@ -80,8 +79,7 @@ class RestoreEngine:
         try:
             self._run(argv, stdin=text.encode(), timeout=LOCK_SECONDS + 300.0)
         except Exception as error:
-            kind = Conflict if any(sign in str(error) for sign in _STALE) else EngineError
-            raise kind(f"cannot write rules: {_explain(str(error), text)}") from error
+            raise EngineError(f"cannot write rules: {_explain(str(error), text)}") from error
 
     def _call(self, *argv: str) -> bytes:
         try:

@@ -129,10 +129,29 @@ def test_source_ranges_as_text() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "answer"),
+    [("TCP", "tcp-reset"), ("UDP", "icmp-port-unreachable"), ("SCTP", "icmp-port-unreachable")],
+)
+def test_refusals_as_text(protocol: str, answer: str) -> None:
+    small = protocol.lower()
+    ruleset = lowered(make_service("web", protocol=protocol, node_port=30001))
+    assert chain(ruleset, "KUBE-SERVICES", table="filter") == [
+        f'-d 10.96.0.10/32 -p {small} -m comment --comment "default/web ClusterIP has no endpoints"'
+        f" -m {small} --dport 80 -j REJECT --reject-with {answer}"
+    ]
+    assert chain(ruleset, "KUBE-EXTERNAL-SERVICES", table="filter") == [
+        f'-p {small} -m comment --comment "default/web NodePort has no endpoints" -m addrtype --dst-type LOCAL'
+        f" -m {small} --dport 30001 -j REJECT --reject-with {answer}"
+    ]
+
+
 def test_ipv6() -> None:
     settings = Settings(cluster_cidrs=("fd00:244::/64", "10.244.0.0/16"))
     made = make_service("web", "fd00:244::1", vip="fd00:96::a")
-    ruleset = lowered(made, make_service("none", vip="fd00:96::b"), settings=settings, family=Family.IPV6)
+    ruleset = lowered(
+        made, make_service("none", vip="fd00:96::b", protocol="UDP"), settings=settings, family=Family.IPV6
+    )
     text = str(ruleset)
     assert "-j DNAT --to-destination [fd00:244::1]:8080" in text
     assert "-j REJECT --reject-with icmp6-port-unreachable" in text
