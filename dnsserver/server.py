@@ -13,6 +13,7 @@ which need not be the one that was asked.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import socket
 import struct
@@ -34,7 +35,7 @@ from dnsserver.zone import NO_REACHABLE_AUTHORITY, Answer, Rcode, Reason
 
 log = logging.getLogger(__name__)
 
-BATCH = 32  # datagrams per wake-up
+BATCH = 32  # datagrams, or queries of one connection, before others get their turn
 RECEIVE_BUFFER = 1 << 20  # octets; the kernel caps it at net.core.rmem_max
 EPHEMERAL_TRIES = 16
 
@@ -98,7 +99,9 @@ def _bind_pair(address: str, port: int) -> Listener:
 
 def _bind_socket(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
     version = parse_address(address).version
-    made = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind)
+    # asyncio turns Nagle's algorithm off only for sockets that name their protocol; answers would wait 40 ms.
+    number = socket.IPPROTO_TCP if kind == socket.SOCK_STREAM else socket.IPPROTO_UDP
+    made = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind, number)
     try:
         made.setblocking(False)
         if version == 6:
@@ -266,18 +269,25 @@ class Server:
             writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Queries until the client ends or idles; then the answers still owed."""
+        """Queries until the client ends or idles; then the answers still owed. What is known is answered in turn."""
         owed: set[asyncio.Task[None]] = set()
         room = asyncio.Semaphore(self._limits.pipelined)
         try:
-            while True:
+            for turn in itertools.count(1):
+                if turn % BATCH == 0:
+                    await asyncio.sleep(0)  # reading what is there already gives nobody else a turn
                 async with asyncio.timeout(self._limits.idle):
-                    await room.acquire()
                     (length,) = struct.unpack("!H", await reader.readexactly(2))
                     data = await reader.readexactly(length)
-                task = self._spawn(self._answer(data, writer, room))
-                owed.add(task)
-                task.add_done_callback(owed.discard)
+                    started = time.perf_counter()
+                    outcome = self._responder.receive(data, udp=False)
+                    if isinstance(outcome, Forward):
+                        await room.acquire()
+                        task = self._spawn(self._forward_message(outcome, data, writer, room, started))
+                        owed.add(task)
+                        task.add_done_callback(owed.discard)
+                    elif outcome is not None:
+                        await self._write(outcome, data, writer, started)
         except asyncio.IncompleteReadError:
             if owed:
                 await asyncio.wait(owed, timeout=self._limits.idle)
@@ -285,21 +295,22 @@ class Server:
             for task in owed:
                 task.cancel()
 
-    async def _answer(self, data: bytes, writer: asyncio.StreamWriter, room: asyncio.Semaphore) -> None:
-        started = time.perf_counter()
+    async def _forward_message(
+        self, forward: Forward, data: bytes, writer: asyncio.StreamWriter, room: asyncio.Semaphore, started: float
+    ) -> None:
         try:
-            outcome = self._responder.receive(data, udp=False)
-            if isinstance(outcome, Forward):
-                outcome = self._responder.finish(outcome, await self._ask(outcome), udp=False)
-            if outcome is not None and not writer.is_closing():
-                writer.write(struct.pack("!H", len(outcome.data)) + outcome.data)
-                self._observe(outcome, writer.get_extra_info("socket"), len(data), started, "tcp")
-                async with asyncio.timeout(self._limits.idle):
-                    await writer.drain()
+            reply = self._responder.finish(forward, await self._ask(forward), udp=False)
+            async with asyncio.timeout(self._limits.idle):
+                await self._write(reply, data, writer, started)
         except (OSError, TimeoutError):
             writer.transport.abort()  # it does not read, or it has gone
         finally:
             room.release()
+
+    async def _write(self, reply: Reply, data: bytes, writer: asyncio.StreamWriter, started: float) -> None:
+        writer.write(struct.pack("!H", len(reply.data)) + reply.data)
+        self._observe(reply, writer.get_extra_info("socket"), len(data), started, "tcp")
+        await writer.drain()
 
     def _observe(self, reply: Reply, on: socket.socket, asked: int, started: float, proto: str) -> None:
         if self._metrics is not None:

@@ -7,7 +7,9 @@ The API is a small list-and-watch server of the test's own over real HTTP on loo
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -139,14 +141,16 @@ class Component:
     async def http(self, path: str) -> httpx2.Response:
         assert self.options.http is not None
         async with httpx2.AsyncClient(trust_env=False) as client:
-            return await client.get(f"http://127.0.0.1:{self.options.http[1]}{path}")
+            return await client.get(f"http://{self.options.http[0]}:{self.options.http[1]}{path}")
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-        udp.bind(("127.0.0.1", 0))
-        tcp.bind(("127.0.0.1", udp.getsockname()[1]))
-        return int(udp.getsockname()[1])
+_numbers = itertools.count(1)
+
+
+def own_address() -> str:
+    """A loopback address that no other test listens on: the ports can then be any."""
+    pid = os.getpid()
+    return f"127.{128 | pid >> 8 & 0x7F}.{pid & 0xFF}.{next(_numbers)}"
 
 
 @pytest_asyncio.fixture
@@ -178,13 +182,14 @@ async def client(api: Api, tmp_path: Path) -> AsyncIterator[Client]:
 
 
 def make_options(tmp_path: Path, **fields: Any) -> Options:
+    address = own_address()
     return Options(
-        ("127.0.0.1",),
-        port=free_port(),
+        (address,),
+        port=5300,
         resolv_conf=tmp_path / "none",
         pod_cidrs=("10.244.0.0/24",),
         timeline=tmp_path / "timeline.jsonl",
-        http=("127.0.0.1", free_port()),
+        http=(address, 9153),
         **fields,
     )
 
@@ -304,8 +309,8 @@ async def test_cancelling_frees_the_port(api: Api, client: Client, tmp_path: Pat
 async def test_a_taken_port_is_an_error_in_words(client: Client, tmp_path: Path) -> None:
     options = make_options(tmp_path)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind(("127.0.0.1", options.port))
-        with pytest.raises(BindError, match=r"cannot listen on 127\.0\.0\.1 port .*has it"):
+        other.bind((options.listen[0], options.port))
+        with pytest.raises(BindError, match=r"cannot listen on 127\..* port 5300/udp.*has it"):
             await run(client, options, ready=lambda: None)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import dnslib
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 from dnsserver import upstream
 from dnsserver.cache import Ask
+from dnsserver.metrics import Metrics
 from dnsserver.names import parse_name
 from dnsserver.records import Index, Service, Type
 from dnsserver.respond import Responder
@@ -119,7 +121,8 @@ class Clock:
 
 def forwarder(*upstreams: Upstream, clock: Clock | None = None, timeout: float = 0.3, at_once: int = 100) -> Forwarder:
     routes = Routes(tuple(one.server for one in upstreams))
-    return Forwarder(routes, clock=clock or Clock(), timeout=timeout, at_once=at_once)
+    metrics = Metrics(CollectorRegistry())
+    return Forwarder(routes, clock=clock or Clock(), timeout=timeout, at_once=at_once, metrics=metrics)
 
 
 async def resolve(one: Forwarder, ask: Ask = ASK) -> list[str]:

@@ -245,6 +245,25 @@ async def test_tcp_takes_many_queries_at_once(server: Running) -> None:
     await writer.wait_closed()
 
 
+async def test_tcp_answers_leave_at_once() -> None:
+    """asyncio turns Nagle's algorithm off for sockets that name their protocol, and for no others."""
+    (listener,) = bind(("127.0.0.1",), 0)
+    accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        option = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        accepted.set_result(option)
+        writer.close()
+
+    served = await asyncio.start_server(connected, sock=listener.tcp)
+    _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    assert await asyncio.wait_for(accepted, PATIENCE) != 0
+    writer.close()
+    await writer.wait_closed()
+    served.close()
+    listener.close()
+
+
 async def test_tcp_answers_a_client_that_has_said_all(server: Running) -> None:
     reader, writer = await server.connect()
     writer.write(framed(message()) + framed(b"\0" * 11) + framed(message(ident=8)))
