@@ -67,7 +67,8 @@ def misfit(pod: Pod, node: Node, neighbours: Sequence[Pod]) -> str | None:
             return f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}"
     if not _selected(pod, node):
         return "node(s) didn't match Pod's node affinity/selector"
-    if _host_ports(pod) & {port for neighbour in neighbours for port in _host_ports(neighbour)}:
+    wanted = _host_ports(pod)
+    if wanted and any(wanted & _host_ports(neighbour) for neighbour in neighbours):
         return "node(s) didn't have free ports for the requested pod ports"
     room = _number(str(node.status.allocatable.get("pods", "")))
     running = sum(not neighbour.finished for neighbour in neighbours)
