@@ -19,10 +19,20 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from agent.apiserver.admission.allocation import Lease, OutOfRange, Pool, Taken, address_range, port_range
 from agent.apiserver.registry import JSON
 from agent.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One value that a Service holds; ``written`` names it to people."""
+
+    pool: Literal["addresses", "ports"]
+    number: int
+    written: str
 
 
 @dataclass(slots=True)
@@ -53,13 +63,16 @@ class Context:
 
     def _adopt(self, service: JSON) -> None:
         holder = service_key(service)
-        for lease, value, shown in held_by(service):
+        for holding in held_by(service):
             try:
-                (self.addresses if lease == "address" else self.ports).take(value, holder)
+                self.lease_of(holding).take(holding.number, holder)
             except OutOfRange:
-                self.conflicts.append(f"Service {holder}: {shown} is outside the configured range")
+                self.conflicts.append(f"Service {holder}: {holding.written} is outside the configured range")
             except Taken:
-                self.conflicts.append(f"Service {holder}: {shown} is also held by another Service")
+                self.conflicts.append(f"Service {holder}: {holding.written} is also held by another Service")
+
+    def lease_of(self, holding: Holding) -> Lease:
+        return self.addresses if holding.pool == "addresses" else self.ports
 
     @contextmanager
     def attempt(self) -> Iterator[Context]:
@@ -97,20 +110,15 @@ def service_key(service: JSON) -> str:
     return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
 
 
-def held_by(service: JSON) -> Iterator[tuple[str, int, str]]:
-    """What a stored Service holds: ``("address" | "port", number, as written)``."""
+def held_by(service: JSON) -> Iterator[Holding]:
+    """What a stored Service holds. What its type has no use for it does not hold, even if it is written there."""
     spec = service.get("spec") or {}
     if spec.get("type") == "ExternalName":
         return
     for ip in spec.get("clusterIPs") or [spec.get("clusterIP") or "None"]:
         if ip != "None":
-            yield "address", int(ipaddress.ip_address(ip)), f"clusterIP {ip}"
-    for port in node_ports(service):
-        yield "port", port, f"nodePort {port}"
-
-
-def node_ports(service: JSON) -> list[int]:
-    """The NodePorts a Service holds, its health check's among them, each once."""
-    spec = service.get("spec") or {}
+            yield Holding("addresses", int(ipaddress.ip_address(ip)), f"clusterIP {ip}")
     numbers = [port.get("nodePort") for port in spec.get("ports") or []] + [spec.get("healthCheckNodePort")]
-    return list(dict.fromkeys(number for number in numbers if number))
+    for number in dict.fromkeys(numbers):
+        if number:
+            yield Holding("ports", number, f"nodePort {number}")

@@ -486,6 +486,12 @@ def test_to_external_name_and_back(context: Context) -> None:
     assert back["spec"]["ipFamilyPolicy"] == "SingleStack"
 
 
+def test_a_node_port_written_on_an_external_name_is_not_held(context: Context) -> None:
+    old = create(context, type="NodePort", ports=[{"port": 80, "nodePort": 30001}])
+    update(context, old, type="ExternalName", externalName="a.example", ports=[{"port": 80, "nodePort": 30001}])
+    assert context.ports.pool.holders == {}
+
+
 def test_load_balancers_come_and_go(context: Context) -> None:
     old = create(context, type="LoadBalancer", externalTrafficPolicy="Local", loadBalancerClass="example.com/vip")
     assert len(context.ports.pool.holders) == 2

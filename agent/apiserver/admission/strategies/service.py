@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from agent.apiserver.admission import names
 from agent.apiserver.admission.allocation import Exhausted, Lease, OutOfRange, Taken
-from agent.apiserver.admission.context import Context, node_ports, service_key
+from agent.apiserver.admission.context import Context, Holding, held_by, service_key
 from agent.apiserver.admission.errors import Invalid, invalid
 from agent.apiserver.admission.rules import Causes
 from agent.apiserver.admission.strategies.base import Strategy, refuse
@@ -83,13 +83,10 @@ class ServiceStrategy(Strategy):
         _allocate_cluster_ip(obj["spec"], holder, context)
         _allocate_node_ports(obj["spec"], holder, context.ports)
         if old is not None:
-            _free(context.addresses, holder, _addresses(old) - _addresses(obj))
-            _free(context.ports, holder, set(node_ports(old)) - set(node_ports(obj)))
+            _free(context, holder, set(held_by(old)) - set(held_by(obj)))
 
     def release(self, obj: JSON, context: Context) -> None:
-        holder = service_key(obj)
-        _free(context.addresses, holder, _addresses(obj))
-        _free(context.ports, holder, node_ports(obj))
+        _free(context, service_key(obj), held_by(obj))
 
 
 def _default_affinity(spec: JSON) -> None:
@@ -278,12 +275,6 @@ def _take_port(pool: Lease, number: int, holder: str, path: str) -> None:
         raise Invalid([invalid(path, number, ALREADY.format("port"))]) from error
 
 
-def _addresses(service: JSON) -> set[int]:
-    spec = service.get("spec") or {}
-    listed: list[str] = spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else [])
-    return {int(ipaddress.ip_address(ip)) for ip in listed if ip != "None"}
-
-
-def _free(pool: Lease, holder: str, numbers: Iterable[int]) -> None:
-    for number in numbers:
-        pool.free(number, holder)
+def _free(context: Context, holder: str, holdings: Iterable[Holding]) -> None:
+    for holding in holdings:
+        context.lease_of(holding).free(holding.number, holder)
