@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,6 +59,16 @@ def release(pool: Pool, owner: str, *, now: float) -> Pool:
     return replace(pool, allocated=allocated, released={**pool.released, pool.allocated[owner]: now})
 
 
+def adopt(pool: Pool, owner: str, address: str) -> Pool:
+    """The pool in which ``owner`` has ``address``, as somebody knows better. Raises NetnsError if it cannot."""
+    if pool.allocated.get(owner) == address:
+        return pool
+    if address in pool.allocated.values() or ipaddress.IPv4Address(address) not in pool.network:
+        raise NetnsError(f"cannot note {address} for {owner}: it is not a free address of {pool.cidr}")
+    released = {a: at for a, at in pool.released.items() if a != address}
+    return replace(pool, allocated={**pool.allocated, owner: address}, released=released)
+
+
 def render(pool: Pool) -> str:
     """JSON. ``parse(render(pool)) == pool``."""
     value = {"cidr": pool.cidr, "allocated": dict(pool.allocated), "released": dict(pool.released)}
@@ -84,10 +93,11 @@ def load(file: Path, cidr: str) -> Pool:
 
     Raises NetnsError for a file that cannot be understood: to start afresh would give out addresses that are in use.
     """
-    if not file.exists():
+    text = file.read_text() if file.exists() else ""
+    if not text:  # some file systems keep only the name of what was written just before a power cut
         return Pool(cidr)
     try:
-        pool = parse(file.read_text())
+        pool = parse(text)
     except ValueError as error:
         raise NetnsError(f"cannot read pod addresses from {file}: {error}; `podwire clean` removes it") from error
     if pool.cidr == cidr:
@@ -101,13 +111,13 @@ def load(file: Path, cidr: str) -> Pool:
 
 
 def save(file: Path, pool: Pool) -> None:
-    """Replace the file in one step, so that a crash leaves the old or the new, and survive a power cut."""
+    """Replace the file in one step, so that a crash leaves the old or the new.
+
+    It is not flushed to the disk, which may take longer than all else that makes a pod: after a power cut no pod runs.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(file.name + ".new")
-    with open(fresh, "w") as out:
-        out.write(render(pool))
-        out.flush()
-        os.fsync(out.fileno())
+    fresh.write_text(render(pool))
     fresh.replace(file)
 
 

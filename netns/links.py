@@ -35,6 +35,14 @@ def mac_of(address: str) -> str:
     return "0a:58:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
 
 
+def index_of(name: str) -> int | None:
+    """The index of a link in the current thread's namespace, or None. An ioctl: much quicker than netlink is here."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:  # its only meaning: Python 3.11 sets no errno
+        return None
+
+
 class Links:
     """A netlink socket of the current thread's namespace. Use it as a context manager. Methods raise NetnsError."""
 
@@ -48,11 +56,8 @@ class Links:
         self._netlink.close()
 
     def index(self, name: str) -> int | None:
-        """The index of a link, or None if there is no such link. An ioctl: much quicker than asking through netlink."""
-        try:
-            return socket.if_nametoindex(name)
-        except OSError:  # its only meaning: Python 3.11 sets no errno
-            return None
+        """As ``index_of``."""
+        return index_of(name)
 
     def require(self, name: str) -> int:
         index = self.index(name)

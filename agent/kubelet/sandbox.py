@@ -208,8 +208,7 @@ class Sandboxes:
         if not spec.host_network:
             name = namespace_name(spec)
             path = str(namespaces.path_of(name))
-            with links.Links() as here:
-                ready = namespaces.exists(name) and here.index(link_name(spec.uid)) is not None
+            ready = namespaces.exists(name) and links.index_of(link_name(spec.uid)) is not None
         etc = self._pods / spec.uid / "etc"
         return Sandbox(spec.uid, spec.namespace, spec.name, record.ip, path, etc, spec.host_network, ready)
 
@@ -247,10 +246,14 @@ class Sandboxes:
         return address
 
     def _loaded(self) -> ipam.Pool:
+        """The pool, at first from its file, corrected by the sandboxes: they are what the addresses are for."""
         if self._pool is None:
             pool = ipam.load(self._addresses, self._cidr)
-            for uid in set(pool.allocated) - {record.spec.uid for record in self._records()}:
+            holders = {record.spec.uid: record.ip for record in self._records() if not record.spec.host_network}
+            for uid in set(pool.allocated) - set(holders):
                 pool = ipam.release(pool, uid, now=time.time())  # noted, but the crash came before sandbox.json
+            for uid, address in holders.items():
+                pool = ipam.adopt(pool, uid, address)
             self._pool = pool
         return self._pool
 

@@ -44,11 +44,20 @@ class Node:
         resolved = resolve_image(image, load_catalogue(self.home / "images"))
         assert isinstance(resolved, Image)
         launch = Launch(
-            id=f"{sandbox.uid}-{name}-0", pod_uid=sandbox.uid, namespace=sandbox.namespace, pod=sandbox.name,
-            container=name, attempt=0, image=resolved, argv=resolve_argv(resolved, (), args), env=(*resolved.env, *env.items()),
-            hostname=sandbox.name, netns_path=sandbox.netns_path, mounts=sandbox.etc_mounts(),
+            id=f"{sandbox.uid}-{name}-0",
+            pod_uid=sandbox.uid,
+            namespace=sandbox.namespace,
+            pod=sandbox.name,
+            container=name,
+            attempt=0,
+            image=resolved,
+            argv=resolve_argv(resolved, (), args),
+            env=(*resolved.env, *env.items()),
+            hostname=sandbox.name,
+            netns_path=sandbox.netns_path,
+            mounts=sandbox.etc_mounts(),
             log_path=self.home / "pods" / sandbox.uid / f"{name}.log",
-        )  # fmt: skip
+        )
         return (await self.runtime.start(launch)).id
 
     async def sh(self, container: str, script: str) -> str:
@@ -157,6 +166,14 @@ async def test_an_address_noted_just_before_a_crash_is_given_back(node: Node) ->
     ipam.save(node.home / "ipam.json", pool)
     sandbox = await node.sandboxes.ensure(new_spec())
     assert ipam.load(node.home / "ipam.json", "10.244.0.0/24").allocated == {sandbox.uid: "10.244.0.3"}
+
+
+async def test_addresses_are_learnt_again_from_the_sandboxes(node: Node) -> None:
+    first = await node.sandboxes.ensure(new_spec())
+    (node.home / "ipam.json").unlink()
+    fresh = node.fresh_sandboxes()
+    with contextlib.closing(fresh):
+        assert (await fresh.ensure(new_spec())).ip != first.ip
 
 
 async def test_a_host_network_pod_has_the_nodes_address_and_no_namespace(node: Node) -> None:

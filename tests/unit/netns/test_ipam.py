@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netns.errors import NetnsError, PoolExhausted
-from netns.ipam import Pool, allocate, load, parse, release, render, save
+from netns.ipam import Pool, adopt, allocate, load, parse, release, render, save
 
 SMALL = "10.9.8.0/29"  # room for five pods: .2 to .6
 
@@ -77,6 +77,21 @@ def test_a_full_pool_says_so() -> None:
         pool, _ = allocate(pool, str(owner))
     with pytest.raises(PoolExhausted, match=r"all 5 of 10\.9\.8\.0/29 are in use"):
         allocate(pool, "one too many")
+
+
+def test_an_address_can_be_adopted() -> None:
+    pool, address = allocate(Pool(SMALL), "a")
+    pool = release(pool, "a", now=1.0)
+    assert adopt(pool, "b", address) == Pool(SMALL, {"b": address})
+    assert adopt(adopt(pool, "b", address), "b", address) == adopt(pool, "b", address)
+    for wrong in (address, "10.9.9.2"):
+        with pytest.raises(NetnsError, match="not a free address"):
+            adopt(adopt(pool, "b", address), "c", wrong)
+
+
+def test_an_empty_file_is_a_power_cut(tmp_path: Path) -> None:
+    (tmp_path / "ipam.json").touch()
+    assert load(tmp_path / "ipam.json", SMALL) == Pool(SMALL)
 
 
 def test_releasing_what_nobody_has_changes_nothing() -> None:
