@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from agent.cli.options import config_of, fail, need_root, node_options, paths_of
-from agent.config import Config, Paths
+from agent.config import Config, ConfigError, Paths
 from agent.supervisor.state import NodeStatus, SupervisorError, read_status
 
 START_TIMEOUT = 60.0  # seconds that --detach and status --wait wait for a node to be ready
@@ -244,7 +244,10 @@ def dns(
     _enter(node_netns, "dns", verbose)
     from agent import dns as component
 
-    options = component.Options(listen=listen, upstreams=upstream, **flags)
+    try:
+        options = component.Options(listen=listen, upstreams=upstream, **flags)
+    except ConfigError as error:
+        fail(str(error))
     _run_alone(
         "dns",
         lambda client: component.run(client, options, ready=lambda: click.echo("podwire: names are answered")),
@@ -264,7 +267,9 @@ def _enter(node_netns: str | None, process: str, verbose: bool) -> None:
 
 
 def _run_alone(name: str, component: Any, kubeconfig: Path | None) -> None:
+    from agent.dns import BindError
     from agent.kube.client import KubeError, connect
+    from rules.iptables.engines import EngineError
 
     async def main() -> None:
         client = connect(kubeconfig, field_manager=f"podwire-{name}")
@@ -276,7 +281,7 @@ def _run_alone(name: str, component: Any, kubeconfig: Path | None) -> None:
 
     try:
         asyncio.run(main())
-    except KubeError as error:
+    except (KubeError, BindError, EngineError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         os._exit(130)
