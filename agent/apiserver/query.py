@@ -211,12 +211,13 @@ def parse_watch(kind: Kind, query: Query) -> WatchOptions:
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """``manager`` is who writes, for server-side apply."""
+    """``manager`` is who writes, for server-side apply; ``managed``: what it owns is part of what is written."""
 
     dry_run: bool = False
     validation: Validation = "Warn"
     manager: str = ""
     force: bool = False
+    managed: bool = False
 
 
 def parse_write(query: Query) -> WriteOptions:

@@ -20,12 +20,19 @@ NOTHING: Mapping[str, Shape]
 class Shape:
     """One field. ``key``: a list of objects, merged by that key. ``set``: a list of scalars, merged as a set.
 
-    ``fields`` are those of the object, or of each item, that have a shape worth naming.
+    ``fields`` are those of the object, or of each item, that have a shape worth naming. Server-side apply tells ports
+    apart that strategic merge takes for one (53/UDP and 53/TCP): ``by_protocol`` (the ``listMapKey`` tags).
     """
 
     fields: Mapping[str, Shape] = field(default_factory=lambda: NOTHING)
     key: str = ""
     set: bool = False
+    by_protocol: bool = False
+
+    @property
+    def identity(self) -> tuple[tuple[str, str | None], ...]:
+        """The keys that server-side apply tells items apart by, each with its default."""
+        return ((self.key, None), ("protocol", "TCP")) if self.by_protocol else ((self.key, None),)
 
     def of(self, name: str) -> Shape:
         return self.fields.get(name, PLAIN)
@@ -43,12 +50,16 @@ def _by(key: str, **fields: Shape) -> Shape:
     return Shape(MappingProxyType(fields), key=key)
 
 
+def _ports(key: str) -> Shape:
+    return Shape(key=key, by_protocol=True)
+
+
 _SET = Shape(set=True)
 
 _METADATA = _shape(ownerReferences=_by("uid"), finalizers=_SET)
 _CONTAINERS = _by(
     "name",
-    ports=_by("containerPort"),
+    ports=_ports("containerPort"),
     env=_by("name"),
     volumeMounts=_by("mountPath"),
     volumeDevices=_by("devicePath"),
@@ -73,7 +84,7 @@ _SHAPES: Mapping[str, Mapping[str, Shape]] = {
     "Node": {"spec": _shape(podCIDRs=_SET), "status": _shape(conditions=_by("type"), addresses=_by("type"))},
     "Pod": {"spec": _POD_SPEC, "status": _POD_STATUS},
     "ReplicaSet": {"spec": _shape(template=_shape(metadata=_METADATA, spec=_POD_SPEC)), "status": _CONDITIONS},
-    "Service": {"spec": _shape(ports=_by("port")), "status": _CONDITIONS},
+    "Service": {"spec": _shape(ports=_ports("port")), "status": _CONDITIONS},
     "ServiceAccount": {"secrets": _by("name")},
 }
 
