@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 
+POD = socket.gethostname()
 MAX_HEAD, MAX_BODY = 64 << 10, 4 << 20
 REASONS = {
     200: "OK",
@@ -178,6 +179,7 @@ def _render(response: Response, request: Request, *, server: str, keep: bool) ->
     body = response.body.encode()
     head = (
         f"HTTP/1.1 {response.status} {REASONS.get(response.status, 'Status')}\r\nServer: {server}\r\n"
+        f"X-Pod: {POD}\r\n"  # who of many answered: what a person wants to see of a Service
         f"Content-Type: {response.kind}\r\nContent-Length: {len(body)}\r\n"
         f"Connection: {'keep-alive' if keep else 'close'}\r\n\r\n"
     )
