@@ -195,6 +195,7 @@ class Registration:
             owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": self._uid}
             metadata = {"name": name, "namespace": "kube-node-lease", "ownerReferences": [owner]}
             kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+            renewed["spec"]["acquireTime"] = renewed["spec"]["renewTime"]
             await rest.create(self._client, LEASES, {**kind, "metadata": metadata, **renewed})
 
 

@@ -321,6 +321,7 @@ class KnownContainer(_Value, frozen=True):
     ready: bool = False
     started: bool = False
     container_id: str = field(name="containerID", default="")
+    image_id: str = field(name="imageID", default="")
 
 
 class KnownStatus(_Value, frozen=True):

@@ -68,7 +68,11 @@ class Worker:
         self._stops: dict[str, tuple[float, asyncio.Task[None]]] = {}
         self._failures: dict[str, Failure] = {}
         self._backoffs: dict[str, Backoff] = {}
-        self._images: dict[str, str] = {}
+        self._images = {
+            known.name: known.image_id
+            for known in (*pod.status.container_statuses, *pod.status.init_container_statuses)
+            if known.image_id
+        }
         self._setup: Failure | None = None
         self._told: set[str] = set()  # containers whose waiting was told
         self._removed = self._done = False
