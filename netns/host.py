@@ -67,6 +67,17 @@ def prepare_node(bridge: str, gateway_cidr: str, *, mtu: int = DEFAULT_MTU, memo
         write_sysctl(name, value)
 
 
+def ensure_service_route(bridge: str, service_cidr: str, *, source: str) -> None:
+    """Let the node's own processes reach ClusterIPs where nothing routes them, as on a machine without default route.
+
+    No interface has a ClusterIP, and netfilter (nat OUTPUT) is asked only about packets that found a route. Which one
+    does not matter, since the destination is rewritten before the packet leaves; it goes away with the bridge.
+    """
+    with Links() as links:
+        if not links.reaches(str(ipaddress.ip_network(service_cidr)[1])):
+            links.ensure_route(service_cidr, link=bridge, source=source)
+
+
 def remove_node(bridge: str, *, memory: Path | None = None) -> None:
     """Take the bridge away and put back the settings that ``memory`` knows. Idempotent; detach the pods first."""
     with Links() as links:

@@ -214,7 +214,7 @@ def _names(story: Story, selector: str) -> list[str]:
 
 
 def _get(address: str, port: int, path: str) -> tuple[int, str]:
-    """Status, and which pod says it answered."""
+    """Status, and which pod says it answered (the stand-ins' header X-Pod)."""
     connection = http.client.HTTPConnection(address, port, timeout=5)
     try:
         connection.request("GET", path, headers={"Connection": "close"})

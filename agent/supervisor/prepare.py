@@ -70,6 +70,7 @@ def _prepare_network(config: Config) -> str:
     """Bridge and sysctls; returns the node's address: the one asked for, else the primary one, else the bridge's."""
     network = ipaddress.ip_network(config.pod_cidr)
     host.prepare_node(config.bridge, f"{config.gateway}/{network.prefixlen}", memory=sysctl_memory(config.paths))
+    host.ensure_service_route(config.bridge, config.service_cidr, source=config.gateway)
     addresses = host.node_addresses(without=(config.bridge,))
     if config.node_ip:
         if config.node_ip not in (*addresses, config.gateway):

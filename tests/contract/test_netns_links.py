@@ -270,3 +270,14 @@ def ping(address: str, *, size: int = 8, fragment: bool = True) -> bool:
         payload = bytes(size)
         sock.sendto(struct.pack("!BBHHH", 8, 0, 0, 0, 1) + payload, (address, 0))
         return sock.recv(65535)[8:] == payload
+
+
+def test_a_node_without_default_route_can_still_reach_cluster_ips(network: Network) -> None:
+    def reaches() -> bool:
+        with Links() as links:
+            return links.reaches("10.96.0.1")
+
+    assert not namespaces.inside(network.node, reaches)
+    for _ in range(2):
+        namespaces.inside(network.node, lambda: host.ensure_service_route(BRIDGE, "10.96.0.0/12", source=GATEWAY))
+    assert namespaces.inside(network.node, reaches)
