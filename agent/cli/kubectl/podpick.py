@@ -10,7 +10,7 @@ from agent.cli.kubectl.describe.page import format_selector
 from agent.cli.kubectl.errors import client_error
 from agent.cli.kubectl.generate import selector_of
 from agent.cli.kubectl.objects import Obj, meta, name_of, namespace_of
-from agent.cli.kubectl.targets import one_target
+from agent.cli.kubectl.targets import fetch, one_target
 
 if TYPE_CHECKING:
     from agent.cli.kubectl.connection import Cluster
@@ -21,7 +21,7 @@ DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 def find_pod(cluster: Cluster, word: str) -> Obj:
     """The pod of a name, or the best one of a controller or Service. Raises KubectlError where there is none."""
     target = one_target(cluster, word, default="pods")
-    obj = cluster.get(target.path)
+    obj = fetch(cluster, target)
     if target.resource.kind == "Pod":
         return obj
     pods = pods_of(cluster, obj)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.cli.kubectl.discovery import Resource
-from agent.cli.kubectl.errors import client_error
+from agent.cli.kubectl.errors import ApiError, client_error
 from agent.cli.kubectl.manifests import Manifest, read_manifests
-from agent.cli.kubectl.objects import meta, name_of
+from agent.cli.kubectl.objects import Obj, meta, name_of
 
 if TYPE_CHECKING:
-    from agent.cli.kubectl.connection import Cluster
+    from agent.cli.kubectl.connection import Cluster, Params
 
 Lookup = Callable[[str], tuple[Resource, ...]]  # a word to its resource, or to those of a category
 
@@ -117,6 +117,28 @@ def targets_of(
     if files:
         return [manifest_target(cluster, manifest) for manifest in read_manifests(files, recursive=recursive)]
     return words_to_targets(cluster, words, all_namespaces=all_namespaces, selecting=selecting)
+
+
+def fetch(cluster: Cluster, target: Target, *, params: Params | None = None, accept: str = "application/json") -> Obj:
+    """The target's object or list. A failure says what matters: that the namespace is missing, or what was asked."""
+    try:
+        return cluster.get(target.path, params=params, accept=accept)
+    except ApiError as error:
+        if not target.name and error.reason in ("BadRequest", "NotFound"):
+            raise error.while_doing(_listing(target, params or {})) from error
+        if error.not_found and target.namespace not in (None, "default"):
+            cluster.get(f"/api/v1/namespaces/{target.namespace}")  # raises where it is the namespace that is missing
+        raise
+
+
+def _listing(target: Target, params: Params) -> str:
+    what = f"/{target.resource.version}, Resource={target.resource.name}"
+    if target.resource.group:
+        what = f"{target.resource.group}{what}"
+    labels, fields = params.get("labelSelector", ""), params.get("fieldSelector", "")
+    if not labels and not fields:
+        return f'Unable to list "{what}"'
+    return f'Unable to find "{what}" that match label selector "{labels}", field selector "{fields}"'
 
 
 def one_target(cluster: Cluster, word: str, *, default: str) -> Target:

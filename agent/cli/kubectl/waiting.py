@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from agent.cli.kubectl.errors import client_error
 from agent.cli.kubectl.jsonpath import JsonPathError, find, parse_relaxed, to_text
 from agent.cli.kubectl.objects import meta
+from agent.cli.kubectl.targets import Target, fetch
 
 if TYPE_CHECKING:
     from agent.cli.kubectl.connection import Cluster, Params
-    from agent.cli.kubectl.targets import Target
 
 Wish = Callable[[Mapping[str, Any] | None], bool]  # of the object; None: it does not exist
 
@@ -99,7 +99,7 @@ def wait_for(cluster: Cluster, target: Target, wanted: For, *, timeout: float, u
         listed = cluster.get(collection, params=params)
         found = [item for item in listed.get("items") or [] if not uid or meta(item).get("uid") == uid]
         if not found and wanted.absent_is_error:
-            cluster.get(target.path)  # says NotFound as the server words it
+            fetch(cluster, target)  # says NotFound as the server words it
         if wanted.wish(found[0] if found else None):
             return
         left = deadline - time.monotonic()

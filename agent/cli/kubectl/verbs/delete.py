@@ -21,13 +21,19 @@ from agent.cli.kubectl.command import (
 from agent.cli.kubectl.errors import ApiError, KubectlError, client_error
 from agent.cli.kubectl.objects import Obj, meta, name_of
 from agent.cli.kubectl.report import DRY_RUN_SUFFIX, dry_run_params
-from agent.cli.kubectl.targets import Target, targets_of
+from agent.cli.kubectl.targets import Target, fetch, targets_of
 from agent.cli.kubectl.waiting import TimedOut, parse_duration, parse_for, wait_for
 
 if TYPE_CHECKING:
     from agent.cli.kubectl.connection import Cluster
 
 PROPAGATION = {"background": "Background", "foreground": "Foreground", "orphan": "Orphan"}
+NOTHING_GIVEN = """You must provide one or more resources by argument or filename.
+Example resource specifications include:
+   '-f rsrc.yaml'
+   '--filename=rsrc.json'
+   '<resource> <name>'
+   '<resource>'"""
 A_WEEK = 7 * 24 * 3600.0
 
 
@@ -70,7 +76,7 @@ def delete(words: tuple[str, ...], files: tuple[str, ...], recursive: bool, **fl
     if flags["everything"] and (flags["selector"] or flags["field_selector"]):
         raise client_error("setting 'all' parameter but found a non empty selector")
     if not words and not files:
-        raise client_error("You must provide one or more resources by argument or filename.")
+        raise client_error(NOTHING_GIVEN)
     targets = targets_of(
         cluster,
         words,
@@ -124,7 +130,7 @@ def _expand(cluster: Cluster, targets: Sequence[Target], flags: dict[str, Any]) 
             continue
         if "delete" not in target.resource.verbs:
             continue
-        listed = cluster.get(target.path, params={key: value for key, value in params.items() if value})
+        listed = fetch(cluster, target, params={key: value for key, value in params.items() if value})
         for item in listed.get("items") or []:
             expanded.append(Target(target.resource, meta(item).get("namespace"), name_of(item)))
     return expanded
@@ -138,12 +144,12 @@ def _delete_all(
     for target in targets:
         try:
             if way.dry_run == "client":
-                answer: Obj = cluster.get(target.path)
+                answer: Obj = fetch(cluster, target)
             else:
                 answer = cluster.delete(target.path, way.options, params=dry_run_params(way.dry_run))
         except ApiError as error:
             if not (error.not_found and way.ignore_not_found):
-                errors.append(error)
+                errors.append(error.while_doing(f'error when deleting "{target.source}"') if target.source else error)
             continue
         deleted.append((target, _uid(answer)))
         if way.output == "name":

@@ -46,9 +46,11 @@ def describe(
     errors, shown = list[ApiError](), 0
     for target in targets:
         try:
-            objects = _objects(cluster, target, selector, prefix=not files)
+            objects = read_objects(cluster, target, {"labelSelector": selector} if selector else {})
         except ApiError as error:
-            errors.append(error)
+            if not (error.not_found and _describe_matching(cluster, target, show_events=show_events)):
+                errors.append(error)
+            shown += 1
             continue
         for obj in objects:
             click.echo("\n\n" if shown else "", nl=False)
@@ -58,23 +60,17 @@ def describe(
         raise KubectlError("\n".join(str(error) for error in errors))
     if not shown:
         namespaced = any(target.resource.namespaced for target in targets) and not all_namespaces
-        click.echo(
-            f"No resources found in {cluster.namespace} namespace." if namespaced else "No resources found", err=True
-        )
+        where = f" in {cluster.namespace} namespace." if namespaced else ""
+        click.echo(f"No resources found{where}", err=True)
 
 
-def _objects(cluster: Cluster, target: Target, selector: str | None, *, prefix: bool) -> list[Obj]:
-    """The object; where there is none of that name, those whose names begin with it."""
-    try:
-        return read_objects(cluster, target, {"labelSelector": selector} if selector else {})
-    except ApiError as error:
-        if not (error.not_found and prefix and target.name):
-            raise
-        everything = read_objects(cluster, Target(target.resource, target.namespace), {})
-        found = [obj for obj in everything if name_of(obj).startswith(target.name)]
-        if not found:
-            raise
-        return found
+def _describe_matching(cluster: Cluster, target: Target, *, show_events: bool) -> bool:
+    """Where there is none of that name: all whose names begin with it. Whether there were any."""
+    everything = read_objects(cluster, Target(target.resource, target.namespace), {})
+    found = [obj for obj in everything if name_of(obj).startswith(target.name)]
+    for obj in found:
+        click.echo(_describe(cluster, obj, show_events=show_events))
+    return bool(found)
 
 
 def _describe(cluster: Cluster, obj: Obj, *, show_events: bool) -> str:

@@ -10,7 +10,7 @@ from agent.cli.kubectl.command import dry_run_option, file_options, output_optio
 from agent.cli.kubectl.errors import client_error
 from agent.cli.kubectl.generate import ExposeFlags, exposing_service
 from agent.cli.kubectl.output import parse_output
-from agent.cli.kubectl.targets import targets_of
+from agent.cli.kubectl.targets import fetch, targets_of
 from agent.cli.kubectl.verbs.create import create_object
 
 
@@ -38,5 +38,5 @@ def expose(
     if not targets or any(not target.name for target in targets):
         raise client_error("resource(s) were provided, but no name was specified" if targets else "nothing to expose")
     for target in targets:
-        service = exposing_service(cluster.get(target.path), ExposeFlags(**flags))
+        service = exposing_service(fetch(cluster, target), ExposeFlags(**flags))
         create_object(cluster, service, done="exposed", output=shown, dry_run=dry_run)

@@ -34,7 +34,7 @@ from agent.cli.kubectl.tables import (
     table_of,
     table_rows,
 )
-from agent.cli.kubectl.targets import Target, targets_of
+from agent.cli.kubectl.targets import Target, fetch, targets_of
 
 if TYPE_CHECKING:
     from agent.cli.kubectl.connection import Cluster
@@ -88,9 +88,7 @@ def get(
     if watch or watch_only:
         _watch(cluster, targets, request, list_first=not watch_only)
     elif request.output.is_table:
-        _print_tables(
-            cluster, targets, request, with_kind=flags["show_kind"] or _several_kinds(targets), everywhere=everywhere
-        )
+        _print_tables(cluster, targets, request, show_kind=flags["show_kind"], everywhere=everywhere)
     else:
         single = len(targets) == 1 and bool(targets[0].name) and not selecting
         _print_objects(cluster, targets, request, single=single)
@@ -122,12 +120,8 @@ def _sort_path(flag: str | None) -> JsonPath | None:
         raise client_error(f"cannot sort by {flag}: {error}") from error
 
 
-def _several_kinds(targets: Sequence[Target]) -> bool:
-    return len({target.resource for target in targets}) > 1
-
-
 def _print_tables(
-    cluster: Cluster, targets: Sequence[Target], request: Request, *, with_kind: bool, everywhere: bool
+    cluster: Cluster, targets: Sequence[Target], request: Request, *, show_kind: bool, everywhere: bool
 ) -> None:
     listed, errors = list[Listed](), list[ApiError]()
     for target in targets:
@@ -138,7 +132,8 @@ def _print_tables(
         except ApiError as error:
             if not (error.not_found and request.ignore_not_found):
                 errors.append(error)
-    text = render_tables(listed, request.layout, with_kind=with_kind)
+    several = len({each.kind for each in listed}) > 1
+    text = render_tables(listed, request.layout, with_kind=show_kind or several)
     click.echo(text, nl=False)
     if not text and not errors and not request.ignore_not_found:
         namespaced = any(target.resource.namespaced for target in targets) and not everywhere
@@ -152,7 +147,7 @@ def _table(cluster: Cluster, target: Target, request: Request) -> Obj:
     params = dict(request.params)
     if request.sort is not None:
         params["includeObject"] = "Object"
-    answer = cluster.get(target.path, params=params, accept=TABLE)
+    answer = fetch(cluster, target, params=params, accept=TABLE)
     if answer.get("kind") != "Table":
         answer = table_of(answer.get("items", [answer]))
     return sort_rows(answer, request.sort) if request.sort is not None else answer
@@ -184,7 +179,7 @@ def _print_objects(cluster: Cluster, targets: Sequence[Target], request: Request
 
 def read_objects(cluster: Cluster, target: Target, params: Params) -> list[Obj]:
     """The target's object, or all objects of its collection; items of a list get their kind, which lists leave out."""
-    answer = cluster.get(target.path, params=params)
+    answer = fetch(cluster, target, params=params)
     if target.name:
         return [answer]
     kind, version = target.resource.kind, target.resource.api_version
@@ -217,7 +212,7 @@ def _changes(cluster: Cluster, target: Target, request: Request, *, list_first: 
     collection = target.resource.path(target.namespace)
     params = {**request.params, **({"fieldSelector": f"metadata.name={target.name}"} if target.name else {})}
     if target.name:
-        cluster.get(target.path)  # a name that does not exist is an error, not a silent wait
+        fetch(cluster, target)  # a name that does not exist is an error, not a silent wait
     first = cluster.get(collection, params=params, accept=accept)
     version = str(meta(first).get("resourceVersion") or "")
     if list_first:

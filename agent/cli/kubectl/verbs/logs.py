@@ -14,7 +14,7 @@ from agent.cli.kubectl.command import selector_option, the_cluster, verb
 from agent.cli.kubectl.errors import KubectlError, client_error
 from agent.cli.kubectl.objects import Obj, name_of, namespace_of
 from agent.cli.kubectl.podpick import best_pod, container_names, pick_container, pods_of
-from agent.cli.kubectl.targets import one_target
+from agent.cli.kubectl.targets import fetch, one_target
 from agent.cli.kubectl.waiting import parse_duration
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _pods(cluster: Cluster, word: str | None, selector: str | None) -> list[Obj]
             click.echo(f"No resources found in {cluster.namespace} namespace.", err=True)
         return found
     target = one_target(cluster, word, default="pods")
-    obj = cluster.get(target.path)
+    obj = fetch(cluster, target)
     if target.resource.kind == "Pod":
         return [obj]
     pods = pods_of(cluster, obj)

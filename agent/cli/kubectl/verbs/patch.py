@@ -17,7 +17,7 @@ from agent.cli.kubectl.merge import three_way_patch
 from agent.cli.kubectl.objects import Obj, as_list, reference, without_managed_fields
 from agent.cli.kubectl.output import Output, parse_output
 from agent.cli.kubectl.report import dry_run_params, say
-from agent.cli.kubectl.targets import Target, targets_of
+from agent.cli.kubectl.targets import Target, fetch, targets_of
 
 if TYPE_CHECKING:
     from agent.cli.kubectl.connection import Cluster
@@ -52,7 +52,7 @@ def patch(
     if not targets or any(not target.name for target in targets):
         raise client_error("resource(s) were provided, but no name was specified")
     for target in targets:
-        before = cluster.get(target.path)
+        before = fetch(cluster, target)
         after = before
         if dry_run != "client":
             path = target.resource.path(target.namespace, target.name, subresource or "")
@@ -100,7 +100,7 @@ def edit(words: tuple[str, ...], files: tuple[str, ...], recursive: bool, output
     targets = targets_of(cluster, words, files, recursive=recursive)
     if not targets or any(not target.name for target in targets):
         raise client_error("resource(s) were provided, but no name was specified")
-    before = [cluster.get(target.path) for target in targets]
+    before = [fetch(cluster, target) for target in targets]
     visible = [without_managed_fields(obj) for obj in before]
     text = dump_document(visible[0] if len(visible) == 1 else as_list(visible))
     file = _edit(HELP + text)
