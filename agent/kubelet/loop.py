@@ -38,11 +38,16 @@ log = logging.getLogger(__name__)
 AGAIN = 5.0  # seconds until a worker that failed is started again
 
 
+def containers_folder(config: Config) -> Path:
+    """One folder per container."""
+    return config.state_dir / "containers"
+
+
 def make_runtime(config: Config) -> Runtime:
     """The containers of a state directory."""
     paths = config.paths
     return Runtime(
-        paths.state_dir / "containers",
+        containers_folder(config),
         paths.run_dir / "containers",
         state_dir_to_mask=paths.state_dir,
         cgroup_parent=f"podwire-{config.node_name}",
@@ -106,7 +111,7 @@ class Kubelet:
 
     async def _begin(self, group: asyncio.TaskGroup, machine: Machine, ready: Callable[[], None]) -> None:
         listening = asyncio.Event()
-        app = make_app(self, self._runtime)
+        app = make_app(self, self._runtime, containers_folder(self._config))
         for work in (
             self._pods.run(),
             self._objects.run(),

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -30,6 +31,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from agent.config import Config
+from agent.kubelet.attachment import Attachment
 from agent.kubelet.containers import Container, ContainerError, ExecProcess, Runtime
 from agent.kubelet.logs import LogOptions, read_log
 
@@ -71,9 +73,9 @@ class ExecOptions:
     tty: bool
 
 
-def make_app(pods: Pods, runtime: Runtime) -> Starlette:
-    """The application, without TLS."""
-    service = _Service(pods, runtime)
+def make_app(pods: Pods, runtime: Runtime, containers: Path) -> Starlette:
+    """The application, without TLS. ``containers``: the folder with one folder for each container of ``runtime``."""
+    service = _Service(pods, runtime, containers)
     path = "/{namespace}/{pod}/{container}"
     return Starlette(
         routes=[
@@ -134,8 +136,8 @@ class _Server(uvicorn.Server):
 
 
 class _Service:
-    def __init__(self, pods: Pods, runtime: Runtime) -> None:
-        self._pods, self._runtime = pods, runtime
+    def __init__(self, pods: Pods, runtime: Runtime, containers: Path) -> None:
+        self._pods, self._runtime, self._containers = pods, runtime, containers
 
     async def healthz(self, request: Request) -> Response:
         return PlainTextResponse("ok")
@@ -171,15 +173,18 @@ class _Service:
         await Session(websocket, process).run()
 
     async def attach(self, websocket: WebSocket) -> None:
+        flags = websocket.query_params
         try:
             container = self._find_running(websocket)
+            stdin = _flag(flags, "input") or _flag(flags, "stdin")
+            attachment = await Attachment.open(self._containers / container.id, container, stdin=stdin)
         except Refused as refusal:
             await _refuse(websocket, refusal)
             return
-        message = (
-            f"cannot attach to container {container.container}: not supported; use logs -f, or exec for a new process"
-        )
-        await _refuse(websocket, Refused(501, message))
+        except ContainerError as error:
+            await _refuse(websocket, Refused(500, str(error)))
+            return
+        await Session(websocket, attachment).run()
 
     def _find_running(self, websocket: WebSocket) -> Container:
         container = self._pods.find(**websocket.path_params)
@@ -189,9 +194,9 @@ class _Service:
 
 
 class Session:
-    """One exec over one WebSocket: frames in to stdin, output to frames, and at the end how it ended."""
+    """One exec or attachment over one WebSocket: frames to stdin, output to frames, and at the end how it ended."""
 
-    def __init__(self, websocket: WebSocket, process: ExecProcess) -> None:
+    def __init__(self, websocket: WebSocket, process: ExecProcess | Attachment) -> None:
         self._websocket, self._process = websocket, process
         self._sending = asyncio.Lock()
 
@@ -218,7 +223,7 @@ class Session:
 
     async def _finish(self) -> None:
         """All output, then the exit code."""
-        readers = [(STDOUT, self._process.stdout)]
+        readers: list[tuple[int, Any]] = [(STDOUT, self._process.stdout)]
         if self._process.stderr is not None:
             readers.append((STDERR, self._process.stderr))
         copies = [asyncio.create_task(self._copy(*reader)) for reader in readers]

@@ -21,7 +21,7 @@ from agent.config import Config
 from agent.kubelet.commands import run_command, run_handler
 from agent.kubelet.containers import Container, Launch
 from agent.kubelet.images import DEFAULT_PATH, HostRoot, Image
-from agent.kubelet.loop import make_runtime
+from agent.kubelet.loop import containers_folder, make_runtime
 from agent.kubelet.probes import Checker
 from agent.kubelet.server import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT, Refused, make_app, serve
 from agent.kubelet.spec import ContainerSpec, ExecAction, Handler, HttpGet, SleepAction
@@ -79,7 +79,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     dead = await runtime.wait("u-dead-0")
     known = Known(running, dead)
     listening = asyncio.Event()
-    server = asyncio.create_task(serve(config, make_app(known, runtime), ready=listening.set))
+    server = asyncio.create_task(
+        serve(config, make_app(known, runtime, containers_folder(config)), ready=listening.set)
+    )
     await listening.wait()
     try:
         yield Bench(config, known, client_context(config))
@@ -235,13 +237,45 @@ async def ask(bench: Bench, script: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     ("path", "code"),
-    [("/exec/shop/x/c", 404), ("/exec/shop/p/dead", 500), ("/attach/shop/p/c", 501), ("/attach/shop/p/dead", 500)],
+    [("/exec/shop/x/c", 404), ("/exec/shop/p/dead", 500), ("/attach/shop/p/dead", 500)],
 )
 async def test_refused_before_the_handshake(bench: Bench, path: str, code: int) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with bench.exec("command=true", path=path):
             pass
     assert refused.value.response.status_code == code
+
+
+async def start_more(bench: Bench, script: str, **more: Any) -> None:
+    """Another container, which the server then knows as the running one."""
+    launch = replace(order(bench.config, "more", 0, script), **more)
+    bench.known.running = await make_runtime(bench.config).start(launch)
+
+
+async def test_attach_shows_what_comes_from_now_on_and_ends_with_the_container(bench: Bench) -> None:
+    await start_more(bench, "echo before; read x; echo got $x; echo bad >&2; exit 3", stdin=True)
+    async with bench.exec("input=1&output=1&error=1", path="/attach/shop/p/c") as websocket:
+        await websocket.send(bytes([STDIN]) + b"a line\n")
+        said, status = await talk(websocket)
+    assert said[STDOUT].endswith(b"got a line\n")
+    assert said[STDERR] == b"bad\n"
+    assert status["status"] == "Success"
+
+
+async def test_attach_with_a_terminal(bench: Bench) -> None:
+    await start_more(bench, "read x; stty size", stdin=True, tty=True)
+    async with bench.exec("input=1&output=1&tty=1", path="/attach/shop/p/c") as websocket:
+        await websocket.send(bytes([RESIZE]) + b'{"Width":91,"Height":17}')
+        await asyncio.sleep(0.3)  # conmon sets the size when it reads its fifo; nothing tells when it has
+        await websocket.send(bytes([STDIN]) + b"\n")
+        said, _ = await talk(websocket)
+    assert b"17 91" in said[STDOUT]
+
+
+async def test_who_detaches_leaves_the_container_running(bench: Bench) -> None:
+    async with bench.exec("output=1&error=1", path="/attach/shop/p/c") as websocket:
+        assert websocket.subprotocol == "v5.channel.k8s.io"
+    assert await ask(bench, "echo still here") == (0, "still here")
 
 
 async def test_exec_without_a_command(bench: Bench) -> None:
