@@ -8,6 +8,7 @@ the end. A change that changes nothing is not written, so controllers that repea
 from __future__ import annotations
 
 import secrets
+import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -91,12 +92,14 @@ async def _create(api: Api, kind: Kind, obj: JSON, options: WriteOptions) -> JSO
         obj = _admitted(kind, target.name, partial(admit_create, kind, obj, attempt))
         if options.dry_run:
             return obj
+        accepted = time.time()  # before the store tells the watchers, who may act on it before we go on here
         try:
             revision = await api.store.create(target.key, objects.encode(kind, obj))
         except AlreadyExists as error:
             raise already_exists(kind, target.name) from error
         attempt.commit()
-    _note(api, target, obj)
+    if kind.plural == "services":
+        api.timeline.mark(REQUEST_ACCEPTED, target.namespace, target.name, at=accepted)
     return objects.with_version(obj, revision)
 
 
@@ -125,7 +128,6 @@ async def update_object(api: Api, target: Target, transform: Transform, options:
             except NotFound as error:
                 raise not_found(kind, target.name) from error
             attempt.commit()
-        _note(api, target, new)
         return objects.with_version(new, revision)
     raise conflict(kind, target.name)
 
@@ -181,9 +183,3 @@ def may_vanish(kind: Kind, obj: JSON) -> bool:
     if kind is namespaces.NAMESPACES:
         return namespaces.is_finalized(obj)
     return not metadata.get("deletionGracePeriodSeconds")
-
-
-def _note(api: Api, target: Target, obj: JSON) -> None:
-    if target.kind.plural == "services" and not target.subresource:
-        metadata = obj["metadata"]
-        api.timeline.mark(REQUEST_ACCEPTED, metadata["namespace"], metadata["name"])

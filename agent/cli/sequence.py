@@ -29,7 +29,7 @@ EXPLANATIONS = {
 def select_sequence(marks: Iterable[Mark], namespace: str, name: str) -> tuple[Mark, ...]:
     """The first mark of each step since the Service was last created, in the order of STEPS."""
     ours = [mark for mark in marks if (mark.namespace, mark.name) == (namespace, name)]
-    starts = [mark.at for mark in ours if mark.step == REQUEST_ACCEPTED and mark.detail in ("", "create")]
+    starts = [mark.at for mark in ours if mark.step == REQUEST_ACCEPTED]
     begin = max(starts, default=0.0)
     first: dict[str, Mark] = {}
     for mark in sorted((mark for mark in ours if mark.at >= begin), key=lambda mark: mark.at):
