@@ -25,7 +25,8 @@ class Tick:
     async def wait(self, timeout: float | None = None) -> bool:
         """True when poked; False when ``timeout`` seconds went by without a poke (time for a periodic look)."""
         try:
-            await asyncio.wait_for(self._poked.wait(), timeout)
+            async with asyncio.timeout(timeout):  # wait_for of Python 3.11 may swallow a cancellation (cpython 86296)
+                await self._poked.wait()
         except TimeoutError:
             return False
         await asyncio.sleep(max(0.0, self._last + self._interval - time.monotonic()))
