@@ -134,7 +134,8 @@ class Dataplane:
 
     def _carry_out(self, family: Family, plan: Plan, installed: Ruleset) -> None:
         self._installed.pop(family, None)
-        self._engines[family].apply(plan)
+        if plan:
+            self._engines[family].apply(plan)
         self._installed[family] = apply_plan(plan, installed)
         self._written += plan.rules
 

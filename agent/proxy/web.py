@@ -5,6 +5,7 @@ Healthy means: nothing that was asked for has waited longer than the health time
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
@@ -62,8 +63,16 @@ async def serve(address: str, health: Health, metrics: Metrics) -> None:
         log_level="warning",
         lifespan="off",
         http="h11",
+        ws="none",
+        timeout_graceful_shutdown=1,
     )
-    await _Server(config).serve()
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve())
+    try:
+        await asyncio.shield(serving)
+    finally:
+        server.should_exit = True  # a server that is cancelled would leave its sockets open
+        await serving
 
 
 def make_app(health: Health, metrics: Metrics) -> Starlette:

@@ -1,0 +1,318 @@
+"""The proxy as a whole, between an API server that is real HTTP and a kernel made of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from agent import proxy as proxy_package
+from agent.kube.client import Client, connect
+from agent.proxy import loop
+from agent.proxy.dataplane import Dataplane
+from agent.proxy.loop import Proxy
+from agent.proxy.metrics import Metrics
+from agent.proxy.options import Options
+from agent.proxy.snapshots import take_snapshot
+from agent.proxy.web import Health
+from agent.telemetry import read_timeline
+from rules.iptables.ruleset import Ruleset
+from rules.snapshot import Family, ServiceName
+from tests.harness.engines import MemoryEngine
+from tests.harness.scripted_api import ScriptedApi, until, write_kubeconfig
+
+
+class Collection(ScriptedApi):
+    """A collection whose objects may have more metadata than a name."""
+
+    def put_meta(self, name: str, meta: dict[str, Any], **fields: Any) -> None:
+        namespace = meta.get("namespace", "default")
+        known = self.objects.get((namespace, name))
+        self.version += 1
+        uid = known["metadata"]["uid"] if known else f"uid-{self.version}"
+        full = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": str(self.version), **meta}
+        self.objects[(namespace, name)] = {"metadata": full, **fields}
+        self._emit("MODIFIED" if known else "ADDED", self.objects[(namespace, name)])
+
+
+class Cluster:
+    """Services, EndpointSlices and Nodes behind one server."""
+
+    def __init__(self) -> None:
+        self.services, self.slices, self.nodes = Collection(), Collection(), Collection()
+
+    def put_service(self, name: str = "web", vip: str = "10.96.0.10", **spec: Any) -> None:
+        self.services.put_meta(name, {}, spec={"clusterIPs": [vip], "ports": [{"port": 80}], **spec})
+
+    def put_slice(self, *addresses: str, name: str = "web", changed: str = "") -> None:
+        meta: dict[str, Any] = {"labels": {"kubernetes.io/service-name": name}}
+        if changed:
+            meta["annotations"] = {"endpoints.kubernetes.io/last-change-trigger-time": changed}
+        endpoints = [{"addresses": [address], "nodeName": "here"} for address in addresses] or None
+        ports = [{"name": "", "port": 8080, "protocol": "TCP"}]
+        self.slices.put_meta(f"{name}-1", meta, addressType="IPv4", ports=ports, endpoints=endpoints)
+
+
+@asynccontextmanager
+async def serve_cluster(folder: Path) -> AsyncIterator[tuple[Cluster, Client]]:
+    cluster = Cluster()
+    routes = [
+        Route("/api/v1/services", cluster.services.read),
+        Route("/apis/discovery.k8s.io/v1/endpointslices", cluster.slices.read),
+        Route("/api/v1/nodes", cluster.nodes.read),
+        Route("/{path:path}", cluster.services.write, methods=["POST", "PATCH"]),
+    ]
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(Starlette(routes=routes), log_config=None, lifespan="off", http="h11", ws="none")
+    )
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    client = connect(write_kubeconfig(folder, f"http://127.0.0.1:{sock.getsockname()[1]}"))
+    try:
+        await until(lambda: server.started)
+        yield cluster, client
+    finally:
+        await client.close()
+        server.should_exit = True
+        while not serving.done():  # a watch may have been asked for at the very last moment
+            for api in (cluster.services, cluster.slices, cluster.nodes):
+                api.end_watches()
+            await asyncio.wait([serving], timeout=0.01)
+        sock.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "RETRY", (0.02, 0.1))
+    monkeypatch.setattr(loop, "CHECK", 0.02)
+
+
+class Running:
+    """A running proxy, its kernel, and how often it said that it is ready."""
+
+    def __init__(self, client: Client, options: Options) -> None:
+        self.engine, self.ready = MemoryEngine(), 0
+        dataplane = Dataplane({Family.IPV4: self.engine}, lambda argv, *, stdin=None, timeout=60.0: b"")
+        self.proxy = Proxy(client, options, dataplane=dataplane, ready=self._count)
+        self._task: asyncio.Task[None] | None = None
+
+    def _count(self) -> None:
+        self.ready += 1
+
+    def has(self, *texts: str) -> Callable[[], bool]:
+        return lambda: all(text in str(self.engine.installed) for text in texts)
+
+    def lacks(self, text: str) -> Callable[[], bool]:
+        return lambda: text not in str(self.engine.installed)
+
+    async def __aenter__(self) -> Running:
+        self._task = asyncio.create_task(self.proxy.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[tuple[Cluster, Client]]:
+    async with serve_cluster(tmp_path) as both:
+        yield both
+
+
+Server = tuple[Cluster, Client]
+OPTIONS = Options("here", cluster_cidrs=("10.244.0.0/16",), min_interval=0.0)
+
+
+async def test_services_come_change_and_go(server: Server) -> None:
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    async with Running(client, OPTIONS) as running:
+        await until(running.has("DNAT --to-destination 10.244.0.1:8080"))
+        cluster.put_slice("10.244.0.2")
+        await until(running.has("DNAT --to-destination 10.244.0.2:8080"))
+        assert running.lacks("10.244.0.1:8080")()
+        cluster.put_slice()  # endpoints: null
+        await until(running.has("has no endpoints"))
+        cluster.services.delete("web")
+        await until(running.lacks("default/web"))
+        assert running.ready == 1
+    assert running.engine.closed
+    assert running.engine.installed != Ruleset()  # rules stay when the proxy goes
+
+
+async def test_nothing_is_written_before_both_are_known(server: Server) -> None:
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    async with Running(client, OPTIONS) as running:
+        await until(lambda: running.ready == 1)
+        (first, *_) = running.engine.applied
+        assert "has no endpoints" not in str(first)  # the first thing written is the whole truth
+
+
+async def test_rules_found_at_the_start_are_adopted(server: Server) -> None:
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    async with Running(client, OPTIONS) as first:
+        await until(lambda: first.ready == 1)
+    second = Running(client, OPTIONS)
+    second.engine.installed = first.engine.installed
+    async with second:
+        await until(lambda: second.ready == 1)
+        assert not second.engine.applied
+
+
+async def test_a_failure_is_retried(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    running = Running(client, OPTIONS)
+    running.engine.refuse = lambda text: "the kernel is busy"
+    async with running:
+        await until(lambda: caplog.text.count("trying again in") >= 3)
+        assert running.ready == 0
+        running.engine.refuse = lambda text: None
+        await until(running.has("10.244.0.1:8080"))
+        await until(lambda: running.ready == 1)
+
+
+async def test_one_bad_service_gets_an_event_and_the_others_go_on(server: Server) -> None:
+    cluster, client = server
+    running = Running(client, OPTIONS)
+    running.engine.refuse = lambda text: "no such match" if "default/bad" in text else None
+    cluster.put_service("bad", vip="10.96.0.66")
+    cluster.put_service("odd", vip="10.96.0.67", externalIPs=["nonsense"])
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    async with running:
+        await until(running.has("10.244.0.1:8080", "default/odd"))
+        await until(lambda: len(cluster.services.writes) == 2)
+        assert running.ready == 1
+        events = {body["involvedObject"]["name"]: body for _, _, body, _ in cluster.services.writes}
+        assert (events["bad"]["reason"], events["odd"]["reason"]) == ("RulesRefused", "NotServed")
+        assert "no such match" in events["bad"]["message"]
+        assert "spec.externalIPs: 'nonsense'" in events["odd"]["message"]
+        assert events["bad"]["involvedObject"]["uid"].startswith("uid-")
+        running.engine.refuse = lambda text: None
+        await until(running.has("default/bad"))
+    assert len(cluster.services.writes) == 2  # each complaint once
+
+
+async def test_tampering_is_repaired(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    async with Running(client, OPTIONS) as running:
+        await until(lambda: running.ready == 1)
+        wanted = running.engine.installed
+        running.engine.installed = Ruleset()
+        await until(lambda: running.engine.installed == wanted)
+        await until(lambda: "somebody changed our rules" in caplog.text)
+
+
+async def test_a_repair_that_does_not_hold_is_not_repeated_at_full_speed(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, client = server
+    running = Running(client, OPTIONS)
+    async with running:
+        await until(lambda: running.ready == 1)
+        running.engine.read = Ruleset  # type: ignore[method-assign]  # never shows what was written
+        await until(lambda: "next look in 1 s" in caplog.text or "next look in 2 s" in caplog.text)
+    assert caplog.text.count("next look") < 12
+
+
+async def test_this_node_decides_what_is_local(server: Server) -> None:
+    cluster, client = server
+    cluster.put_service(internalTrafficPolicy="Local")
+    cluster.put_slice("10.244.0.1")
+    addresses = [{"type": "InternalIP", "address": "192.0.2.2"}]
+    async with Running(client, replace(OPTIONS, node_port_addresses=("primary",))) as running:
+        await until(running.has("KUBE-SVL-"))
+        assert running.lacks("192.0.2.2")()
+        cluster.nodes.put_meta("here", {"namespace": ""}, status={"addresses": addresses})
+        await until(running.has("-d 192.0.2.2/32"))
+
+
+async def test_the_timeline_tells_of_new_services(server: Server, tmp_path: Path) -> None:
+    cluster, client = server
+    path = tmp_path / "timeline.jsonl"
+    cluster.put_service("old", vip="10.96.0.20")
+    cluster.put_slice("10.244.0.9", name="old")
+    async with Running(client, replace(OPTIONS, timeline=path)) as running:
+        await until(lambda: running.ready == 1)
+        cluster.put_service()
+        cluster.put_slice("10.244.0.1")
+        await until(lambda: len(list(read_timeline(path))) == 2)
+        cluster.put_slice("10.244.0.2")
+        await until(running.has("10.244.0.2:8080"))
+    marks = list(read_timeline(path))
+    assert [(mark.step, mark.name) for mark in marks] == [("proxy saw it", "web"), ("rules in the kernel", "web")]
+    assert marks[0].at <= marks[1].at
+
+
+async def test_metrics_and_health_over_http(server: Server) -> None:
+    cluster, client = server
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    running = Running(client, replace(OPTIONS, web=f"127.0.0.1:{port}"))
+    async with running, httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        await until(lambda: running.ready == 1)
+        cluster.put_service()
+        cluster.put_slice("10.244.0.1", changed="2020-01-01T00:00:00.5Z")
+        await until(running.has("10.244.0.1:8080"))
+        text = ""
+        while "kubeproxy_network_programming_duration_seconds_count 1.0" not in text:
+            text = (await http.get("/metrics")).text
+        assert 'kubeproxy_sync_proxy_rules_iptables_total{table="nat"}' in text
+        assert "kubeproxy_sync_proxy_rules_service_changes_total 1.0" in text
+        assert "kubeproxy_sync_proxy_rules_endpoint_changes_total 1.0" in text
+        assert "kubeproxy_sync_proxy_rules_duration_seconds_bucket" in text
+        for path in ("/healthz", "/livez"):
+            answer = await http.get(path)
+            assert answer.status_code == 200
+            assert set(answer.json()) == {"lastUpdated", "currentTime", "nodeEligible"}
+
+
+def test_health_is_lost_when_work_waits_too_long() -> None:
+    patient, hasty = Health(60.0), Health(0.0)
+    assert patient.is_healthy
+    assert not hasty.is_healthy  # not even the first sync is done
+    hasty.synced()
+    assert hasty.is_healthy
+    hasty.queued()
+    hasty.queued()
+    assert not hasty.is_healthy
+
+
+def test_a_change_dated_in_the_future_took_no_time() -> None:
+    metrics = Metrics()
+    metrics.synced(0.1, rules=1, installed={"nat": 1}, triggered=[4e9])
+    name = "kubeproxy_network_programming_duration_seconds_sum"
+    assert metrics.registry.get_sample_value(name) == 0.0
+
+
+async def test_a_snapshot_for_a_dry_run(server: Server) -> None:
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    cluster.nodes.put_meta("here", {"namespace": ""}, status=None)
+    snapshot = await take_snapshot(client, OPTIONS)
+    assert set(snapshot.services) == {ServiceName("default", "web")}
+    plan = proxy_package.make_plan(snapshot, Ruleset())
+    assert "+ -A KUBE-SERVICES -d 10.96.0.10/32 -p tcp" in str(plan)
+    assert snapshot.settings == OPTIONS.settings
