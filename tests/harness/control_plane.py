@@ -66,10 +66,11 @@ class ApiServer:
         if self._process is not None:
             self._process.send_signal(how)
             try:
-                await asyncio.wait_for(self._process.wait(), 20)
+                await asyncio.wait_for(self._process.communicate(), 20)  # reads to the end, so that the pipe is closed
             except TimeoutError:
                 self._process.kill()
-                await self._process.wait()
+                await self._process.communicate()
+            await asyncio.sleep(0)  # the transport closes in the loop's next turn
             self._process = None
 
     def close(self) -> None:
