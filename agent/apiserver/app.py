@@ -81,6 +81,8 @@ class App:
             return prometheus_client.generate_latest(), prometheus_client.CONTENT_TYPE_LATEST
         if trimmed == "/version":
             return msgspec.json.encode(discovery.version()), JSON_TYPE
+        if trimmed == "/openapi/v2":
+            return openapi.OPENAPI_V2, openapi.OPENAPI_V2_TYPE
         if trimmed.startswith("/openapi/v3"):
             return self._openapi(trimmed)
         found = discovery.discovery(trimmed, accept)
