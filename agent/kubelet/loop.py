@@ -11,20 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from agent.config import Config
-from agent.kube.client import Client
+from agent.kube.client import Client, KubeError
 from agent.kube.events import Recorder
-from agent.kube.informer import Change, Informer
+from agent.kube.informer import Change, Informer, Key
 from agent.kubelet.containers import Container, ContainerError, Runtime
 from agent.kubelet.dnspolicy import HostResolv, parse_resolv
 from agent.kubelet.node import Machine, Registration, observe_machine
-from agent.kubelet.objects import Objects
+from agent.kubelet.objects import Kind, Objects, refers
 from agent.kubelet.pod import newest, previous
 from agent.kubelet.probes import Checker
 from agent.kubelet.sandbox import Sandbox, SandboxError, Sandboxes
@@ -35,6 +35,7 @@ from agent.kubelet.worker import Worker
 
 log = logging.getLogger(__name__)
 
+PATIENCE = (0.1, 5.0)  # seconds: first and last pause while the API server cannot be reached
 AGAIN = 5.0  # seconds until a worker that failed is started again
 
 
@@ -121,7 +122,7 @@ class Kubelet:
             group.create_task(work)
         await listening.wait()
         registration = Registration(self._client, self._config, machine)
-        await registration.register()
+        await _insist(registration.register)
         group.create_task(registration.run())
         await self._pods.synced.wait()
         await self._objects.synced()
@@ -182,7 +183,8 @@ class Kubelet:
             await self._replace(worker)
             return
         del self._workers[uid]
-        self._finished.add(uid)
+        if not worker.removed:  # its object may linger, held by a finalizer; there is nothing left to do for it
+            self._finished.add(uid)
 
     async def _replace(self, worker: Worker) -> None:
         assert self._tools is not None
@@ -193,9 +195,9 @@ class Kubelet:
         if worker.removed:
             self._workers[uid].remove()
 
-    def _refresh(self, namespace: str) -> None:
+    def _refresh(self, kind: Kind, key: Key) -> None:
         for worker in self._workers.values():
-            if worker.pod.metadata.namespace == namespace:
+            if worker.pod.metadata.namespace == key.namespace and refers(worker.pod, kind, key.name):
                 worker.refresh()
 
     async def _remove_orphan(self, uid: str) -> None:
@@ -244,6 +246,18 @@ def find_container(workers: Sequence[Worker], namespace: str, pod: str, containe
         )
         raise Refused(400, f'container "{container}" in pod "{pod}" is waiting to start: {reason}')
     return found
+
+
+async def _insist(work: Callable[[], Awaitable[None]]) -> None:
+    """Until it succeeds: the API server may be starting just now, as this process is."""
+    pause = PATIENCE[0]
+    while True:
+        try:
+            return await work()
+        except KubeError as error:
+            log.info("%s: trying again in %.1f s", error, pause)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, PATIENCE[1])
 
 
 def read_host_resolv(

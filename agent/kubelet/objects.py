@@ -11,18 +11,20 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
 from agent.kube import rest
 from agent.kube.client import Client
-from agent.kube.informer import Change, Informer, Key
+from agent.kube.informer import Informer, Key
 from agent.kubelet.environment import Sources, referred_objects
 from agent.kubelet.spec import Pod, parse_service
 
 Data = Mapping[str, bytes]
-Changed = Callable[[str], None]
-"""Called with the namespace in which a ConfigMap or Secret has changed."""
+Kind = Literal["configmaps", "secrets"]
+Changed = Callable[[Kind, Key], None]
+"""Called when a ConfigMap or Secret has changed."""
 
 
 class _ConfigMap(msgspec.Struct):
@@ -45,6 +47,12 @@ def parse_secret(raw: bytes) -> Data:
     return _decode(msgspec.json.decode(raw, type=_Secret).data)
 
 
+def refers(pod: Pod, kind: Kind, name: str) -> bool:
+    """Does the pod refer to this object of its namespace?"""
+    maps, secrets = referred_objects(pod)
+    return name in (maps if kind == "configmaps" else secrets)
+
+
 class Objects:
     """The copies. ``run`` must be running; ``synced`` returns when they are complete."""
 
@@ -53,8 +61,8 @@ class Objects:
         self._services = Informer(client, "/api/v1/services", parse_service)
         self._config_maps = Informer(client, "/api/v1/configmaps", parse_config_map)
         self._secrets = Informer(client, "/api/v1/secrets", parse_secret)
-        for informer in (self._config_maps, self._secrets):
-            informer.subscribe(lambda change: _tell(change, changed))
+        self._config_maps.subscribe(lambda change: changed("configmaps", change.key))
+        self._secrets.subscribe(lambda change: changed("secrets", change.key))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -79,7 +87,7 @@ class Objects:
     async def _collect(
         self,
         informer: Informer[Data],
-        plural: str,
+        plural: Kind,
         namespace: str,
         names: Iterable[str],
         parse: Callable[[bytes], Data],
@@ -100,10 +108,6 @@ class Objects:
             if error.not_found:
                 return None
             raise
-
-
-def _tell(change: Change[Data], changed: Changed) -> None:
-    changed(change.key.namespace)
 
 
 def _decode(data: Mapping[str, str] | None) -> dict[str, bytes]:

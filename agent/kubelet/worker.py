@@ -102,7 +102,7 @@ class Worker:
         self._poked.set()
 
     def refresh(self) -> None:
-        """Something that pods of this namespace may refer to has changed: volumes follow, failures are tried again."""
+        """Something that the pod refers to has changed: its volumes follow, what failed is tried again."""
         self._failures.clear()
         if self._sandbox is not None and self.pod.spec.volumes and not self.pod.deleted:
             self._spawn(self._refresh_volumes(), "volumes")
@@ -183,6 +183,9 @@ class Worker:
     async def _ensure_sandbox(self) -> None:
         if self._containers:
             self._event("Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+        elif not self.pod.spec.host_network and any(p.host_port for c in self.pod.spec.containers for p in c.ports):
+            message = "hostPort is not supported and has no effect; use a Service of type NodePort, or hostNetwork"
+            self._event("Warning", "HostPortNotSupported", message)
         try:
             self._sandbox = await ensure_sandbox(self._tools, self.pod)
             self._setup = None
