@@ -80,14 +80,23 @@ def _applied(target: Target, live: JSON, config: JSON, options: WriteOptions) ->
     others = _settle(target, live, config, wanted, others, options)
     kept = wanted.union(*(entry.fields for entry in others))
     merged = merge(live, config, shape)
-    for path in sorted((mine.fields if mine else frozenset()) - kept, key=len, reverse=True):
-        if not (path[-1] == "." and any(other[: len(path) - 1] == path[:-1] for other in kept)):
+    for path in sorted((mine.fields if mine else frozenset()) - kept, key=_depth):  # items before what is in them
+        if not any(_leads_to(path, other) for other in kept):
             remove(merged, path)
     unchanged = mine is not None and mine.fields == wanted
     time = mine.time if mine and unchanged else objects.now()
     managed = [*others, Owned(options.manager, wanted, time)]
     metadata = {**merged["metadata"], "managedFields": [render_managed(target, entry) for entry in managed]}
     return {**merged, "metadata": metadata}
+
+
+def _depth(path: Path) -> int:
+    return len(path) - 1 if path[-1] == "." else len(path)
+
+
+def _leads_to(path: Path, other: Path) -> bool:
+    """Is ``other`` within what ``path`` names?"""
+    return other[: _depth(path)] == path[: _depth(path)]
 
 
 def _settle(

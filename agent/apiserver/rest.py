@@ -70,6 +70,8 @@ class Stream:
     lines: AsyncGenerator[bytes, None]
 
 
+COLLECTION_VERBS = ("create", "list", "watch", "deletecollection")
+
 Handler = Callable[[Api, Request], Awaitable["Answer | Stream"]]
 
 
@@ -89,10 +91,10 @@ def handler_of(verb: str, target: Target) -> Handler:
             raise method_not_allowed()
         return review
     handler = HANDLERS.get((verb, target.subresource))
-    collection = verb in ("create", "list", "watch", "deletecollection") and not target.subresource
-    missing_namespace = target.kind.namespaced and not target.namespace and verb in ("create", "deletecollection")
     known = target.subresource or verb in target.kind.verbs
-    if handler is None or not known or missing_namespace or (collection and target.name):
+    missing_namespace = target.kind.namespaced and not target.namespace and verb in ("create", "deletecollection")
+    of_collection = verb in COLLECTION_VERBS and not target.subresource
+    if handler is None or not known or missing_namespace or of_collection is bool(target.name):
         raise method_not_allowed()
     return handler
 
