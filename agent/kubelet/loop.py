@@ -9,6 +9,7 @@ told to the log and tried again, and no other pod notices.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
@@ -51,8 +52,13 @@ def make_runtime(config: Config) -> Runtime:
         containers_folder(config),
         paths.run_dir / "containers",
         state_dir_to_mask=paths.state_dir,
-        cgroup_parent=f"podwire-{config.node_name}",
+        cgroup_parent=cgroup_name(config),
     )
+
+
+def cgroup_name(config: Config) -> str:
+    """The cgroup above all containers of a state directory; nodes that share a machine must not share it."""
+    return f"podwire-{hashlib.sha256(str(config.state_dir.absolute()).encode()).hexdigest()[:8]}"
 
 
 def make_sandboxes(config: Config) -> Sandboxes:
