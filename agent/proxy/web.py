@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,6 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agent.proxy.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 
 class Health:
@@ -54,25 +58,26 @@ class _Server(uvicorn.Server):
 
 
 async def serve(address: str, health: Health, metrics: Metrics) -> None:
-    """Serve on ``host:port`` until cancelled."""
+    """Serve on ``host:port`` until cancelled. An address that is taken is told; Services do not depend on this."""
     host, _, port = address.rpartition(":")
+    try:
+        sock = socket.create_server(
+            (host.strip("[]"), int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+    except OSError as error:
+        log.error("cannot serve metrics and health on %s: %s", address, error.strerror)
+        return
     config = uvicorn.Config(
-        make_app(health, metrics),
-        host=host.strip("[]"),
-        port=int(port),
-        log_level="warning",
-        lifespan="off",
-        http="h11",
-        ws="none",
-        timeout_graceful_shutdown=1,
+        make_app(health, metrics), log_config=None, lifespan="off", http="h11", ws="none", timeout_graceful_shutdown=1
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         await asyncio.shield(serving)
     finally:
         server.should_exit = True  # a server that is cancelled would leave its sockets open
         await serving
+        sock.close()
 
 
 def make_app(health: Health, metrics: Metrics) -> Starlette:

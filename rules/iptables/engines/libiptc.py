@@ -1,7 +1,7 @@
 """The engine that writes through libiptc, the C library under legacy iptables, by way of python-iptables.
 
-It never starts a program to write: rules are built in memory and one system call replaces the table. Three traits of
-python-iptables shape this module:
+It starts no program to write (but for very large plans, see ``BULK``): rules are built in memory and one system call
+replaces the table. Three traits of python-iptables shape this module:
 
 - It knows *legacy* tables only: what it commits is invisible to ``iptables-nft``.
 - Its ``Table`` objects are singletons of the process, and each holds a snapshot taken by ``refresh`` in the namespace
@@ -16,6 +16,7 @@ because text is the common language of all engines.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import time
@@ -29,6 +30,7 @@ from rules.iptables.ruleset import TABLES, Rule, Ruleset
 from rules.snapshot import Family
 
 LOCK_FILE = "/run/xtables.lock"  # XTABLES_LOCKFILE in iptables' source
+BULK = 1000  # rules in one plan above which building them in Python costs more than starting iptables-restore
 _RETRIES = 5
 
 
@@ -47,7 +49,7 @@ class LibiptcEngine:
     def __init__(self, run: Run) -> None:
         self._iptc = _iptc()
         self._errors = (self._iptc.IPTCError, self._iptc.XTablesError, ValueError, AttributeError)
-        self._reader = RestoreEngine(run, variant="legacy", family=Family.IPV4)
+        self._restore = RestoreEngine(run, variant="legacy", family=Family.IPV4)
 
     @property
     def name(self) -> str:
@@ -58,9 +60,12 @@ class LibiptcEngine:
         return "legacy"
 
     def read(self) -> Ruleset:
-        return self._reader.read()
+        return self._restore.read()
 
     def apply(self, plan: Plan) -> None:
+        if plan.rules > BULK:
+            self._restore.apply(plan)
+            return
         for table in plan.tables:
             self._apply_table(table)
 
@@ -71,7 +76,7 @@ class LibiptcEngine:
         for table in TABLES:
             if table in self._iptc.Table._cache:
                 self._iptc.Table(table, False).close()
-        self._reader.close()
+        self._restore.close()
 
     def _apply_table(self, plan: TablePlan) -> None:
         """Somebody who ignores the lock can still change the table between refresh and commit (EAGAIN): once more."""
@@ -87,6 +92,10 @@ class LibiptcEngine:
                     raise EngineError(f"cannot write table {plan.table}: {error}") from error
 
     def _refresh(self, name: str) -> Any:
+        """To know a jump to a chain from a target, python-iptables asks every table that it thinks exists: this one
+        only, then. (Others may be closed, which it does not check, or come into being by being asked.)"""
+        known = self._iptc.Table.existing_table_names
+        known.update({other: other == name for other in self._iptc.Table.ALL})
         table = self._iptc.Table(name, False)
         table.refresh()
         return table
@@ -186,14 +195,18 @@ def _wait_for(descriptor: int, deadline: float) -> None:
 
 
 def _iptc() -> Any:
-    """The library, kept from touching tables that are none of ours (it would make them to see whether they exist)."""
+    """The library, its error handler put right."""
     try:
         import iptc
+        from iptc import xtables
     except Exception as error:  # its import runs ldconfig, modprobe and dlopen: anything may come
         raise EngineError(
             f"python-iptables cannot be used: {type(error).__name__}: {error} "
             "(it needs libxtables.so.12, libip4tc.so.2 and /usr/lib/*/xtables: package iptables)"
         ) from error
-    known = iptc.Table.existing_table_names
-    known.update({name: name in TABLES for name in iptc.Table.ALL})
+    # When an extension dislikes a parameter, libxtables calls exit_err, which must not return. The library's handler is
+    # written in Python and ends in longjmp: that skips the interpreter's own frames and corrupts it. The same jump
+    # straight from C skips libxtables' frames only.
+    handler = ctypes.cast(xtables._lib_xtwrapper.throw_exception, type(xtables._xt_globals.exit_err))
+    xtables._xt_globals.exit_err = handler
     return iptc

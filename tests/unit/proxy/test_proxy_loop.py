@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Route
 
 from agent import proxy as proxy_package
-from agent.kube.client import Client, connect
+from agent.config import Config
+from agent.kube.client import Client
 from agent.proxy import loop
 from agent.proxy.dataplane import Dataplane
 from agent.proxy.loop import Proxy
@@ -28,67 +24,9 @@ from agent.proxy.web import Health
 from agent.telemetry import read_timeline
 from rules.iptables.ruleset import Ruleset
 from rules.snapshot import Family, ServiceName
+from tests.harness.cluster import Cluster, serve_cluster
 from tests.harness.engines import MemoryEngine
-from tests.harness.scripted_api import ScriptedApi, until, write_kubeconfig
-
-
-class Collection(ScriptedApi):
-    """A collection whose objects may have more metadata than a name."""
-
-    def put_meta(self, name: str, meta: dict[str, Any], **fields: Any) -> None:
-        namespace = meta.get("namespace", "default")
-        known = self.objects.get((namespace, name))
-        self.version += 1
-        uid = known["metadata"]["uid"] if known else f"uid-{self.version}"
-        full = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": str(self.version), **meta}
-        self.objects[(namespace, name)] = {"metadata": full, **fields}
-        self._emit("MODIFIED" if known else "ADDED", self.objects[(namespace, name)])
-
-
-class Cluster:
-    """Services, EndpointSlices and Nodes behind one server."""
-
-    def __init__(self) -> None:
-        self.services, self.slices, self.nodes = Collection(), Collection(), Collection()
-
-    def put_service(self, name: str = "web", vip: str = "10.96.0.10", **spec: Any) -> None:
-        self.services.put_meta(name, {}, spec={"clusterIPs": [vip], "ports": [{"port": 80}], **spec})
-
-    def put_slice(self, *addresses: str, name: str = "web", changed: str = "") -> None:
-        meta: dict[str, Any] = {"labels": {"kubernetes.io/service-name": name}}
-        if changed:
-            meta["annotations"] = {"endpoints.kubernetes.io/last-change-trigger-time": changed}
-        endpoints = [{"addresses": [address], "nodeName": "here"} for address in addresses] or None
-        ports = [{"name": "", "port": 8080, "protocol": "TCP"}]
-        self.slices.put_meta(f"{name}-1", meta, addressType="IPv4", ports=ports, endpoints=endpoints)
-
-
-@asynccontextmanager
-async def serve_cluster(folder: Path) -> AsyncIterator[tuple[Cluster, Client]]:
-    cluster = Cluster()
-    routes = [
-        Route("/api/v1/services", cluster.services.read),
-        Route("/apis/discovery.k8s.io/v1/endpointslices", cluster.slices.read),
-        Route("/api/v1/nodes", cluster.nodes.read),
-        Route("/{path:path}", cluster.services.write, methods=["POST", "PATCH"]),
-    ]
-    sock = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(Starlette(routes=routes), log_config=None, lifespan="off", http="h11", ws="none")
-    )
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
-    client = connect(write_kubeconfig(folder, f"http://127.0.0.1:{sock.getsockname()[1]}"))
-    try:
-        await until(lambda: server.started)
-        yield cluster, client
-    finally:
-        await client.close()
-        server.should_exit = True
-        while not serving.done():  # a watch may have been asked for at the very last moment
-            for api in (cluster.services, cluster.slices, cluster.nodes):
-                api.end_watches()
-            await asyncio.wait([serving], timeout=0.01)
-        sock.close()
+from tests.harness.scripted_api import until
 
 
 @pytest.fixture(autouse=True)
@@ -286,6 +224,24 @@ async def test_metrics_and_health_over_http(server: Server) -> None:
             answer = await http.get(path)
             assert answer.status_code == 200
             assert set(answer.json()) == {"lastUpdated", "currentTime", "nodeEligible"}
+
+
+async def test_a_taken_address_is_told_and_does_no_harm(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    _, client = server
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with Running(client, replace(OPTIONS, web=address)) as running:
+            await until(lambda: running.ready == 1)
+            assert f"cannot serve metrics and health on {address}" in caplog.text
+
+
+def test_options_of_a_node(tmp_path: Path) -> None:
+    config = Config(state_dir=tmp_path, node_name="here", pod_cidr="10.244.7.0/24", proxy_engine="restore")
+    options = Options.from_config(config)
+    assert (options.node_name, options.engine, options.variant) == ("here", "restore", "auto")
+    assert options.settings.cluster_cidrs == options.settings.egress_cidrs == ("10.244.7.0/24",)
+    assert options.settings.pod_bridge == "podwire0"
+    assert options.timeline == config.paths.timeline
 
 
 def test_health_is_lost_when_work_waits_too_long() -> None:
