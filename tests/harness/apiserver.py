@@ -82,6 +82,24 @@ class ApiServer:
         return command("kubectl", *argv, env=env, stdin=stdin, check=check)
 
 
+class Kubectl:
+    """The user's own kubectl, in a namespace of its own."""
+
+    def __init__(self, server: ApiServer, namespace: str) -> None:
+        self.server, self.namespace = server, namespace
+
+    def __call__(self, *argv: str, stdin: str = "") -> str:
+        return self.server.kubectl("--namespace", self.namespace, *argv, stdin=stdin)
+
+    def refused(self, *argv: str, stdin: str = "") -> str:
+        """What it says when it fails; a success fails the test."""
+        try:
+            said = self(*argv, stdin=stdin)
+        except AssertionError as failure:
+            return str(failure)
+        raise AssertionError(f"kubectl {' '.join(argv)} was expected to fail, and said: {said}")
+
+
 @contextmanager
 def running_apiserver(folder: Path) -> Iterator[ApiServer]:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
