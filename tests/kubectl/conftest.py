@@ -1,4 +1,4 @@
-"""An API server alone, for what kubectl does with objects. What needs pods has the whole ``node``: tests/conftest.py."""
+"""An API server alone, for what kubectl does with objects. What needs pods has the whole ``node`` instead."""
 
 from __future__ import annotations
 
