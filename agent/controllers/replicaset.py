@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ from agent.kube.informer import Change, Key
 from agent.kube.selectors import matches
 
 log = logging.getLogger(__name__)
+Job = Callable[[], Awaitable[KubeError | None]]
 AT_ONCE = 16  # requests under way for one ReplicaSet
 
 
@@ -123,7 +125,7 @@ class ReplicaSets:
     async def _create(self, owner: ReplicaSet, count: int) -> list[KubeError]:
         body = render_pod(owner)
         for batch in SlowStart(count):
-            results = await self._together([self._create_one(owner, body) for _ in range(batch)])
+            results = await self._together([partial(self._create_one, owner, body)] * batch)
             errors = [error for error in results if error is not None]
             if errors:
                 return errors
@@ -143,7 +145,7 @@ class ReplicaSets:
         return None
 
     async def _delete(self, owner: ReplicaSet, pods: Sequence[Pod]) -> list[KubeError]:
-        results = await self._together([self._delete_one(owner, pod) for pod in pods])
+        results = await self._together([partial(self._delete_one, owner, pod) for pod in pods])
         return [error for error in results if error is not None]
 
     async def _delete_one(self, owner: ReplicaSet, pod: Pod) -> KubeError | None:
@@ -160,13 +162,12 @@ class ReplicaSets:
         self._expectations.deleted(owner.metadata.key, pod)
         return None
 
-    async def _together(self, jobs: Sequence[Any]) -> list[KubeError | None]:
+    async def _together(self, jobs: Sequence[Job]) -> list[KubeError | None]:
         limit = asyncio.Semaphore(AT_ONCE)
 
-        async def one(job: Any) -> KubeError | None:
+        async def one(job: Job) -> KubeError | None:
             async with limit:
-                result: KubeError | None = await job
-                return result
+                return await job()
 
         return list(await asyncio.gather(*(one(job) for job in jobs)))
 

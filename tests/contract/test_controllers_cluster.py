@@ -567,6 +567,26 @@ async def test_a_deleted_namespace_takes_everything_along(cluster: Cluster) -> N
     assert await cluster.items("/api/v1/namespaces/brief/services") == []
 
 
+async def test_a_namespace_says_what_keeps_it(cluster: Cluster) -> None:
+    await cluster.create("Namespace", "held")
+    await cluster.create("ConfigMap", "keeper", namespace="held", meta={"finalizers": ["example.com/hold"]})
+    await cluster.delete("/api/v1/namespaces/held")
+
+    async def told() -> str:
+        found = await cluster.get("/api/v1/namespaces/held")
+        assert found, "it must not go before the ConfigMap does"
+        conditions = {c["type"]: c for c in found["status"].get("conditions") or []}
+        return str(conditions.get("NamespaceContentRemaining", {}).get("message", ""))
+
+    assert await eventually(told) == "Some resources are remaining: configmaps has 1 resource instances"
+    await cluster.patch("/api/v1/namespaces/held/configmaps/keeper", metadata={"finalizers": None})
+
+    async def gone() -> bool:
+        return await cluster.get("/api/v1/namespaces/held") is None
+
+    await eventually(gone)
+
+
 # The scheduler.
 
 
