@@ -132,7 +132,7 @@ def _merge_list(name: str, old: Any, patch: list[Any], shape: Shape) -> list[Any
 
 def _merge_items(name: str, old: list[Any], patch: list[Any], shape: Shape) -> list[Any]:
     if any(isinstance(item, dict) and item.get(DIRECTIVE) == "replace" for item in patch):
-        old, patch = [], [item for item in patch if item != {DIRECTIVE: "replace"}]
+        return [item for item in patch if item != {DIRECTIVE: "replace"}]  # as they are, even two with one key
     merged = list(old)
     for item in patch:
         key = _key(name, item, shape)

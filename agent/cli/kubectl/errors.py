@@ -45,7 +45,7 @@ class ApiError(KubectlError):
 def render_status(status: Mapping[str, Any], *, doing: str = "") -> str:
     """A Status as kubectl words it; an Invalid one lists its causes, each with the field it is about."""
     details = status.get("details") or {}
-    if status.get("reason") == "Invalid" and details:
+    if status.get("reason") == "Invalid":
         return _render_invalid(status, details)
     message = str(status.get("message") or "unknown error")
     if doing:
@@ -55,7 +55,10 @@ def render_status(status: Mapping[str, Any], *, doing: str = "") -> str:
 
 
 def _render_invalid(status: Mapping[str, Any], details: Mapping[str, Any]) -> str:
-    head = f'The {details.get("kind", "request")} "{details.get("name", "")}" is invalid'
+    named = details.get("kind") or details.get("name")
+    head = (
+        f'The {details.get("kind", "")} "{details.get("name", "")}" is invalid' if named else "The request is invalid"
+    )
     causes = list(dict.fromkeys(f"{c.get('field', '')}: {c.get('message', '')}" for c in details.get("causes") or []))
     if not causes:
         return f"{head}: {status.get('message', '')}"

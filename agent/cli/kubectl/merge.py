@@ -5,7 +5,8 @@ the server has. A field is set where ``modified`` differs from ``current``, and 
 ``modified`` has it no more; everything else, such as defaults and what controllers wrote, is left alone.
 
 Lists whose items have an identity are merged item by item, as upstream's patchMergeKey tags say; all others are
-replaced whole. In a patch, ``$patch: delete`` removes an item and ``$patch: replace`` replaces a list.
+replaced whole. In a patch, ``$patch: delete`` removes an item, ``$patch: replace`` replaces a list, and
+``$setElementOrder`` sorts it.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def _merge_lists(before: list[Any], wanted: list[Any], have: list[Any], *, path:
         elif inner := _merge_maps(old.get(identity, {}), item, now[identity], path=path):
             changes.append({key: identity, **inner})
     changes += [{"$patch": "delete", key: each} for each in old if each not in new and each in now]
-    return {field: changes} if changes else {}
+    order = [{key: identity} for identity in new]
+    return {f"$setElementOrder/{field}": order, field: changes} if changes else {}
 
 
 def _merge_finalizers(before: list[Any], wanted: list[Any], have: list[Any]) -> Obj:

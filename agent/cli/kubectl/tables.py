@@ -55,7 +55,7 @@ def _row(row: Mapping[str, Any], chosen: Sequence[int], definitions: Sequence[An
         text = render_cell(cells[at] if at < len(cells) else None)
         is_name = definitions[at].get("format") == "name" or definitions[at].get("name") == "Name"
         line.append(f"{layout.kind}/{text}" if layout.kind and is_name else text)
-    line += [labels.get(label, "<none>") for label in layout.label_columns]
+    line += [labels.get(label, "") for label in layout.label_columns]
     if layout.show_labels:
         line.append(",".join(f"{key}={labels[key]}" for key in sorted(labels)) or "<none>")
     return line

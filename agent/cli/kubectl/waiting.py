@@ -25,17 +25,18 @@ class TimedOut(Exception):
 
 @dataclass(frozen=True, slots=True)
 class For:
-    """A parsed ``--for``. ``absent_is_error``: an object that is not there cannot fulfil it."""
+    """A parsed ``--for``. ``absent_is_error``: an object that is not there cannot fulfil it; ``gone``: its end does."""
 
     wish: Wish
     absent_is_error: bool = True
+    gone: bool = False
 
 
 def parse_for(flag: str) -> For:
     """``condition=Ready[=True]``, ``jsonpath='{.status.phase}'[=Running]``, ``delete``, ``create``."""
     kind, _, argument = flag.partition("=")
     if kind == "delete":
-        return For(lambda obj: obj is None, absent_is_error=False)
+        return For(lambda obj: obj is None, absent_is_error=False, gone=True)
     if kind == "create":
         return For(lambda obj: obj is not None, absent_is_error=False)
     if kind == "condition" and argument:
@@ -87,21 +88,25 @@ def parse_duration(text: str) -> float:
     return sign * sum(float(number) * units[unit] for number, unit in parts)
 
 
-def wait_for(cluster: Cluster, target: Target, wanted: For, *, timeout: float, uid: str = "") -> None:
-    """Watch one object until the wish holds. ``uid``: this very object; another of its name counts as its absence.
+def wait_for(cluster: Cluster, target: Target, wanted: For, *, timeout: float, uid: str = "") -> bool:
+    """Watch one object until the wish holds; whether there was such an object on the way.
+
+    ``uid``: this very object; another of its name counts as its absence.
 
     Raises TimedOut, and ApiError (NotFound) where the object's absence cannot be waited out.
     """
     deadline = time.monotonic() + timeout
     collection = target.resource.path(target.namespace)
     params: dict[str, str | int] = {"fieldSelector": f"metadata.name={target.name}"}
+    seen = False
     while True:
         listed = cluster.get(collection, params=params)
         found = [item for item in listed.get("items") or [] if not uid or meta(item).get("uid") == uid]
         if not found and wanted.absent_is_error:
             fetch(cluster, target)  # says NotFound as the server words it
+        seen = seen or bool(found)
         if wanted.wish(found[0] if found else None):
-            return
+            return seen
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimedOut

@@ -23,10 +23,6 @@ def pod(*containers: Json, **spec: Any) -> Json:
     return {"spec": {"template": {"spec": {"containers": list(containers), **spec}}}}
 
 
-def template_patch(**spec: Any) -> Json:
-    return {"spec": {"template": {"spec": spec}}}
-
-
 @pytest.mark.parametrize(
     ("original", "modified", "current", "patch"),
     [
@@ -57,21 +53,31 @@ def test_items_are_merged_by_their_key() -> None:
     current = pod(
         {"name": "db", "image": "mongo:3.3", "pull": "Always"}, {"name": "api", "image": "a"}, {"name": "foreign"}
     )
-    assert three_way_patch(before, after, current) == template_patch(
-        containers=[
-            {"name": "db", "image": "mongo:4"},
-            {"name": "new", "image": "n"},
-            {"$patch": "delete", "name": "api"},
-        ]
-    )
+    assert three_way_patch(before, after, current) == {
+        "spec": {
+            "template": {
+                "spec": {
+                    "$setElementOrder/containers": [{"name": "db"}, {"name": "new"}],
+                    "containers": [
+                        {"name": "db", "image": "mongo:4"},
+                        {"name": "new", "image": "n"},
+                        {"$patch": "delete", "name": "api"},
+                    ],
+                }
+            }
+        }
+    }
 
 
 def test_nested_items() -> None:
     before = pod({"name": "c", "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}]})
     after = pod({"name": "c", "env": [{"name": "A", "value": "2"}]})
-    assert three_way_patch(before, after, before) == template_patch(
-        containers=[{"name": "c", "env": [{"name": "A", "value": "2"}, {"$patch": "delete", "name": "B"}]}]
-    )
+    (container,) = three_way_patch(before, after, before)["spec"]["template"]["spec"]["containers"]
+    assert container == {
+        "name": "c",
+        "$setElementOrder/env": [{"name": "A"}],
+        "env": [{"name": "A", "value": "2"}, {"$patch": "delete", "name": "B"}],
+    }
 
 
 def test_one_number_under_two_protocols_is_replaced_whole() -> None:
@@ -135,6 +141,8 @@ def apply_patch(target: Any, patch: Json) -> Any:
     for key, value in patch.items():
         if value is None:
             result.pop(key, None)
+        elif key.startswith("$setElementOrder/"):
+            continue
         elif key == "env" and isinstance(result.get(key), list):
             result[key] = apply_items(result[key], value)
         elif isinstance(value, dict):

@@ -76,8 +76,8 @@ def listed(kind: str, shown: dict[str, Any], *, namespaced: bool = True) -> List
         (
             Layout(label_columns=("type", "example.com/service")),
             "NAME              READY   AGE   TYPE   SERVICE\n"
-            "go-demo-2-api-x   1/1     5m    api    <none>\n"
-            "go-demo-2-db-y    0/1     10s   db     <none>\n",
+            "go-demo-2-api-x   1/1     5m    api    \n"
+            "go-demo-2-db-y    0/1     10s   db     \n",
         ),
     ],
 )

@@ -424,6 +424,7 @@ def test_a_key_given_twice() -> None:
             'The Service "s" is invalid: \n* a: x\n* b: y',
         ),
         ({"reason": "Invalid", "message": "m", "details": {"kind": "Pod", "name": "p"}}, 'The Pod "p" is invalid: m'),
+        ({"reason": "Invalid", "message": "m"}, "The request is invalid: m"),
     ],
 )
 def test_a_status_in_kubectls_words(status: dict[str, Any], text: str) -> None:

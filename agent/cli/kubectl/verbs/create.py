@@ -74,8 +74,10 @@ def _create_one(
     return None
 
 
-def create_object(cluster: Cluster, obj: Obj, *, done: str, output: Output, dry_run: str) -> Obj:
-    """Create one generated object in the command's namespace, and say so."""
+def create_object(
+    cluster: Cluster, obj: Obj, *, done: str, output: Output, dry_run: str, failing: str | None = None
+) -> Obj:
+    """Create one generated object in the command's namespace, and say so. ``failing``: how an error begins."""
     resource = cluster.find_kind(obj["apiVersion"], obj["kind"])
     if resource is None:
         raise client_error(f'no matches for kind "{obj["kind"]}" in version "{obj["apiVersion"]}"')
@@ -85,14 +87,19 @@ def create_object(cluster: Cluster, obj: Obj, *, done: str, output: Output, dry_
         if cluster.namespace_given and resource.namespaced:
             made = {**obj, "metadata": {**obj["metadata"], "namespace": namespace}}
     else:
-        made = cluster.create(resource.path(namespace), obj, params=dry_run_params(dry_run))
+        try:
+            made = cluster.create(resource.path(namespace), obj, params=dry_run_params(dry_run))
+        except ApiError as error:
+            if failing is None:
+                raise
+            raise client_error(f"{failing} {error.status.get('message', '')}") from error
     say(made, done, output=output, dry_run=dry_run)
     return made
 
 
-def _make(obj: Obj, output: str | None, dry_run: str) -> None:
+def _make(obj: Obj, output: str | None, dry_run: str, *, failing: str | None = None) -> None:
     shown = parse_output(output)
-    create_object(the_cluster(), obj, done="created", output=shown, dry_run=dry_run)
+    create_object(the_cluster(), obj, done="created", output=shown, dry_run=dry_run, failing=failing)
 
 
 @verb()
@@ -118,7 +125,7 @@ def service() -> None:
 def clusterip(name: str, tcp: tuple[str, ...], clusterip: str, output: str | None, dry_run: str) -> None:
     """Reached inside the cluster, at a virtual address."""
     flags = generate.ServiceFlags("ClusterIP", tcp=_split(tcp), cluster_ip=clusterip)
-    _make(generate.service(name, flags), output, dry_run)
+    _make_service(name, flags, output, dry_run)
 
 
 @verb()
@@ -130,7 +137,7 @@ def clusterip(name: str, tcp: tuple[str, ...], clusterip: str, output: str | Non
 def nodeport(name: str, tcp: tuple[str, ...], node_port: int, output: str | None, dry_run: str) -> None:
     """Reached from outside too, at a port of every node."""
     flags = generate.ServiceFlags("NodePort", tcp=_split(tcp), node_port=node_port)
-    _make(generate.service(name, flags), output, dry_run)
+    _make_service(name, flags, output, dry_run)
 
 
 @verb()
@@ -142,7 +149,12 @@ def nodeport(name: str, tcp: tuple[str, ...], node_port: int, output: str | None
 def externalname(name: str, external_name: str, tcp: tuple[str, ...], output: str | None, dry_run: str) -> None:
     """Another name for a DNS name outside."""
     flags = generate.ServiceFlags("ExternalName", tcp=_split(tcp), external_name=external_name)
-    _make(generate.service(name, flags), output, dry_run)
+    _make_service(name, flags, output, dry_run)
+
+
+def _make_service(name: str, flags: generate.ServiceFlags, output: str | None, dry_run: str) -> None:
+    made = generate.service(name, flags)
+    _make(made, output, dry_run, failing=f"failed to create {flags.type} service:")
 
 
 def _split(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -158,7 +170,7 @@ def _split(values: tuple[str, ...]) -> tuple[str, ...]:
 def configmap(name: str, literals: tuple[str, ...], sources: tuple[str, ...], output: str | None, dry_run: str) -> None:
     """A ConfigMap from values and files."""
     data = generate.data_from(literals, [_read(source) for source in sources])
-    _make(generate.config_map(name, data), output, dry_run)
+    _make(generate.config_map(name, data), output, dry_run, failing="failed to create configmap:")
 
 
 @verb_group()
@@ -178,7 +190,7 @@ def generic_secret(
 ) -> None:
     """A Secret from values and files."""
     data = generate.data_from(literals, [_read(source) for source in sources])
-    _make(generate.secret(name, data, kind=kind), output, dry_run)
+    _make(generate.secret(name, data, kind=kind), output, dry_run, failing="failed to create secret")
 
 
 def _read(source: str) -> tuple[str, bytes]:

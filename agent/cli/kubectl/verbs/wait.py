@@ -61,11 +61,12 @@ def wait(words: tuple[str, ...], files: tuple[str, ...], recursive: bool, **flag
     errors = []
     for target in named:
         try:
-            wait_for(cluster, target, wanted, timeout=max(0.0, deadline - time.monotonic()))
-            click.echo(f"{target} condition met")
+            seen = wait_for(cluster, target, wanted, timeout=max(0.0, deadline - time.monotonic()))
+            if seen:  # of an object that was gone already, there is nothing to tell
+                click.echo(f"{target} condition met")
         except TimedOut:
-            where = f"{target.resource.name}/{target.name}"
-            errors.append(client_error(f"timed out waiting for the condition on {where}"))
+            where = f" on {target.resource.name}/{target.name}" if wanted.absent_is_error or wanted.gone else ""
+            errors.append(client_error(f"timed out waiting for the condition{where}"))
         except KubectlError as error:
             errors.append(error)
     if errors:
