@@ -136,6 +136,14 @@ def test_a_refused_change_keeps_what_was_there(dataplane: Dataplane, engine: Mem
     assert engine.installed == lowered(web("one", A), web("two", B, number=11))
 
 
+def test_a_deletion_goes_through_beside_a_refused_change(dataplane: Dataplane, engine: MemoryEngine) -> None:
+    dataplane.sync(resolved(web("one", A), web("two", A, number=11)))
+    engine.refuse = lambda text: "no" if C in text else None
+    outcome = dataplane.sync(resolved(web("one", C)))
+    assert ([name.name for name in outcome.refused], [name.name for name in outcome.applied]) == (["one"], ["two"])
+    assert engine.installed == lowered(web("one", A))
+
+
 def test_a_kernel_that_refuses_everything_blames_nobody(dataplane: Dataplane, engine: MemoryEngine) -> None:
     engine.refuse = lambda text: "out of memory"
     with pytest.raises(EngineError, match="out of memory"):

@@ -186,6 +186,13 @@ async def test_this_node_decides_what_is_local(server: Server) -> None:
         await until(running.has("-d 192.0.2.2/32"))
 
 
+async def test_settings_that_make_no_sense_are_told(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    _, client = server
+    async with Running(client, replace(OPTIONS, node_port_addresses=("nonsense",))) as running:
+        await until(lambda: running.ready == 1)
+    assert "settings: nodePortAddresses: 'nonsense'" in caplog.text
+
+
 async def test_the_timeline_tells_of_new_services(server: Server, tmp_path: Path) -> None:
     cluster, client = server
     path = tmp_path / "timeline.jsonl"

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from rules.iptables import preflight as module
 from rules.iptables.engines import EngineError
-from rules.iptables.preflight import Observed, choose, observe
+from rules.iptables.preflight import Choice, Observed, choose, make_engine, observe, preflight
+from rules.snapshot import Family
 
 NFT, LEGACY = "nft", "legacy"
 
@@ -124,3 +126,17 @@ def test_programs_that_fail(outputs: dict[str, str], message: str) -> None:
     programs = Programs(**outputs)
     with pytest.raises(EngineError, match=message):
         observe(programs.run, which=programs.which, libiptc=lambda: "")
+
+
+def test_preflight_looks_and_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "observe", lambda run: host(default=LEGACY))
+    assert preflight(Programs().run).variant == LEGACY
+    assert preflight(Programs().run, engine="restore", variant="nft").variant == NFT
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_engines_as_chosen(family: Family) -> None:
+    engine = make_engine(Choice("restore", "nft", "because"), Programs().run, family)
+    assert (engine.name, engine.variant) == ("restore", "nft")
+    legacy = make_engine(Choice("libiptc", "legacy", "because"), Programs().run, family)
+    assert (legacy.name, legacy.variant) == ("libiptc" if family is Family.IPV4 else "restore", "legacy")
