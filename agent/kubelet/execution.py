@@ -22,6 +22,7 @@ from pathlib import Path
 from agent import shell
 from agent.kubelet import procfs
 
+NOTE_SECONDS = 5.0  # how long runc may take to note the pid of a command that it has started
 END_OF_TRANSMISSION = b"\x04"  # ^D: how a terminal says that no more input comes
 
 
@@ -111,7 +112,7 @@ class ExecProcess:
 
     async def kill(self) -> int:
         """End the command with SIGKILL, with its process group; what it still had to say is dropped."""
-        pid = procfs.read_pid(self._files.pid)
+        pid = await self._noted_pid()
         with contextlib.suppress(ProcessLookupError):  # it may end by itself meanwhile
             if pid is not None and procfs.parent(pid) == self._process.pid:
                 os.killpg(pid, signal.SIGKILL)  # runc made it the leader of a session
@@ -121,6 +122,16 @@ class ExecProcess:
         if self._terminal is not None:
             self._terminal.close()
         return code
+
+    async def _noted_pid(self) -> int | None:
+        """The command's pid. runc notes it a moment *after* the command has begun, so a missing note is waited for."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + NOTE_SECONDS
+        while (pid := procfs.read_pid(self._files.pid)) is None and self._process.returncode is None:
+            if loop.time() > deadline:
+                break
+            await asyncio.sleep(0.02)
+        return pid
 
 
 async def exec_pipes(command: Sequence[str], files: ExecFiles, *, stdin: bool) -> ExecProcess:

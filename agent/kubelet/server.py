@@ -212,7 +212,7 @@ class Session:
                 await self._websocket.close()
         finally:
             tasks = [task for task in (input_, output) if task is not None]
-            finished = output is not None and output.done()
+            finished = output is not None and output.done() and not output.cancelled() and output.exception() is None
             for task in tasks:
                 task.cancel()
             for problem in await asyncio.gather(*tasks, return_exceptions=True):
