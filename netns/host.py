@@ -68,14 +68,15 @@ def prepare_node(bridge: str, gateway_cidr: str, *, mtu: int = DEFAULT_MTU, memo
 
 
 def ensure_service_route(bridge: str, service_cidr: str, *, source: str) -> None:
-    """Let the node's own processes reach ClusterIPs where nothing routes them, as on a machine without default route.
+    """Route ClusterIPs to the bridge. No interface has one, but netfilter sees only packets that have a route.
 
-    No interface has a ClusterIP, and netfilter (nat OUTPUT) is asked only about packets that found a route. Which one
-    does not matter, since the destination is rewritten before the packet leaves; it goes away with the bridge.
+    The node's own processes (nat OUTPUT) need this on a machine without default route. And a client outside that uses
+    this node as its router would, where the default route leads back to the client's network, be sent an ICMP redirect,
+    whose rate limit swallows the ICMP error of a refused Service (ip_rt_send_redirect and icmpv4_xrlim_allow share it).
+    The destination is rewritten before a packet leaves, so which link it is does not matter; the route goes with it.
     """
     with Links() as links:
-        if not links.reaches(str(ipaddress.ip_network(service_cidr)[1])):
-            links.ensure_route(service_cidr, link=bridge, source=source)
+        links.ensure_route(service_cidr, link=bridge, source=source)
 
 
 def remove_node(bridge: str, *, memory: Path | None = None) -> None:

@@ -148,16 +148,6 @@ class Links:
         with translated(f"route {destination} through {link}"), tolerated(errno.EEXIST):
             self._netlink.route("add", **what)
 
-    def reaches(self, address: str) -> bool:
-        """Whether a packet to ``address`` would find a route."""
-        try:
-            self._netlink.route("get", dst=address)
-        except NetlinkError as error:
-            if error.code not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-                raise
-            return False
-        return True
-
 
 @contextlib.contextmanager
 def translated(what: str) -> Iterator[None]:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agent.config import Config
 from agent.supervisor.child import Child
@@ -23,13 +23,15 @@ log = logging.getLogger(__name__)
 class Supervisor:
     """One node's processes. ``announce`` is called once, when all of them are ready for the first time."""
 
-    def __init__(self, config: Config, listener: socket.socket, announce: Callable[[NodeStatus], None]) -> None:
+    def __init__(
+        self, config: Config, listeners: Sequence[socket.socket], announce: Callable[[NodeStatus], None]
+    ) -> None:
         self._config, self._announce = config, announce
         self._started = time.time()
         self._announced = False
         self._children: list[Child] = []
         for role in ROLES:
-            listen = (listener.fileno(),) if role == "control" else ()
+            listen = tuple(listener.fileno() for listener in listeners) if role == "control" else ()
             self._children.append(self._child(role, listen))
 
     def _child(self, role: str, listen: tuple[int, ...]) -> Child:
@@ -70,9 +72,10 @@ def run_node(config: Config, announce: Callable[[NodeStatus], None]) -> None:
     try:
         prepared = prepare(config)
         try:
-            asyncio.run(_until_told(Supervisor(prepared.config, prepared.listener, announce)))
+            asyncio.run(_until_told(Supervisor(prepared.config, prepared.listeners, announce)))
         finally:
-            prepared.listener.close()
+            for listener in prepared.listeners:
+                listener.close()
     finally:
         lock.release()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,13 +20,19 @@ from netns.errors import NetnsError
 
 T = TypeVar("T")
 
+BACKLOG = 512  # connections that wait while the API server starts
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """``config`` with the node's address filled in; ``listener`` is bound to the caller's loopback."""
+    """``config`` with the node's address filled in.
+
+    ``listeners``: the API server's sockets, on the caller's loopback and on the node's address. They outlive the API
+    server, so that a client that comes while it starts again waits a moment and is not refused.
+    """
 
     config: Config
-    listener: socket.socket
+    listeners: tuple[socket.socket, ...]
 
 
 def prepare(config: Config) -> Prepared:
@@ -39,10 +45,10 @@ def prepare(config: Config) -> Prepared:
         resolved = replace(config, node_ip=in_node(config, lambda: _prepare_network(config)))
     except NetnsError as error:
         raise SupervisorError(f"cannot prepare node {config.node_name}: {error}") from error
-    listener = _listen(config.api_port, paths)
-    ensure_pki(resolved, loopback_port=listener.getsockname()[1])
+    listeners = (_listen(config.api_port, paths), in_node(config, lambda: _listen_on_node(resolved)))
+    ensure_pki(resolved, loopback_port=listeners[0].getsockname()[1])
     paths.resolved_config.write_bytes(dump_config(resolved))
-    return Prepared(resolved, listener)
+    return Prepared(resolved, listeners)
 
 
 def in_node(config: Config, work: Callable[[], T]) -> T:
@@ -67,17 +73,21 @@ def _ensure_namespace(config: Config) -> None:
 
 
 def _prepare_network(config: Config) -> str:
-    """Bridge and sysctls; returns the node's address: the one asked for, else the primary one, else the bridge's."""
+    """Bridge, sysctls, route; returns the node's address: the one asked for, else the primary, else the bridge's."""
     network = ipaddress.ip_network(config.pod_cidr)
     host.prepare_node(config.bridge, f"{config.gateway}/{network.prefixlen}", memory=sysctl_memory(config.paths))
-    host.ensure_service_route(config.bridge, config.service_cidr, source=config.gateway)
-    addresses = host.node_addresses(without=(config.bridge,))
-    if config.node_ip:
-        if config.node_ip not in (*addresses, config.gateway):
-            known = ", ".join(addresses) or "none but the bridge's"
-            raise SupervisorError(f"cannot use --node-ip {config.node_ip}: no interface has it (addresses: {known})")
-        return config.node_ip
-    return addresses[0] if addresses else config.gateway
+    address = _node_address(config, host.node_addresses(without=(config.bridge,)))
+    host.ensure_service_route(config.bridge, config.service_cidr, source=address)
+    return address
+
+
+def _node_address(config: Config, addresses: Sequence[str]) -> str:
+    if not config.node_ip:
+        return addresses[0] if addresses else config.gateway
+    if config.node_ip not in (*addresses, config.gateway):
+        known = ", ".join(addresses) or "none but the bridge's"
+        raise SupervisorError(f"cannot use --node-ip {config.node_ip}: no interface has it (addresses: {known})")
+    return config.node_ip
 
 
 def _listen(port: int, paths: Paths) -> socket.socket:
@@ -85,14 +95,20 @@ def _listen(port: int, paths: Paths) -> socket.socket:
     memory = paths.state_dir / "loopback-port"
     last = int(memory.read_text()) if memory.exists() else port
     for candidate in dict.fromkeys((last, port, 0)):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("127.0.0.1", candidate))
+            listener = socket.create_server(("127.0.0.1", candidate), backlog=BACKLOG)
         except OSError:
-            listener.close()
             continue
-        listener.listen(512)
         memory.write_text(str(listener.getsockname()[1]))
         return listener
     raise SupervisorError(f"cannot listen on 127.0.0.1:{port}, nor on any other port of the loopback")
+
+
+def _listen_on_node(config: Config) -> socket.socket:
+    try:
+        return socket.create_server((config.node_ip, config.api_port), backlog=BACKLOG)
+    except OSError as error:
+        raise SupervisorError(
+            f"cannot listen on the node's address {config.node_ip}:{config.api_port}: {error.strerror}; "
+            f"is another API server there? Set api_port in the configuration"
+        ) from error

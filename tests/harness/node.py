@@ -3,7 +3,7 @@
 Address plan (every test run has its own namespaces, so the addresses never meet)::
 
     outside  192.0.2.1/24 ---veth--- 192.0.2.2/24  node  10.244.0.1/24 (podwire0) --- pods 10.244.0.0/24
-             route to nothing else                       Services 10.96.0.0/12, NodePorts on 192.0.2.2
+             route to the Services, not to pods          Services 10.96.0.0/12, NodePorts on 192.0.2.2
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Node:
     def __init__(self, folder: Path) -> None:
         tag = f"{os.getpid()}-{secrets.token_hex(2)}"
         self.netns, self.outside = f"pwt-{tag}-node", f"pwt-{tag}-out"
+        self.name = f"node-{tag}"
         self.state_dir = folder
         self.ip = NODE_IP
         self.kubeconfig = folder / "kubeconfig"
@@ -73,6 +74,7 @@ class Node:
             command("ip", "-n", name, "link", "set", link, "up")
             command("ip", "-n", name, "link", "set", "lo", "up")
         command("ip", "-n", self.netns, "route", "add", "default", "via", OUTSIDE_IP)
+        command("ip", "-n", self.outside, "route", "add", "10.96.0.0/12", "via", NODE_IP)
 
     def remove_network(self) -> None:
         for name in (self.netns, self.outside):
@@ -80,7 +82,7 @@ class Node:
                 command("ip", "netns", "delete", name)
 
     def up(self, *flags: str) -> str:
-        return self.podwire("up", "--detach", "--node-name", "node-1", *self.place, *flags)
+        return self.podwire("up", "--detach", "--node-name", self.name, *self.place, *flags)
 
     def down(self, *flags: str) -> str:
         return self.podwire("down", *self.place, *flags)
