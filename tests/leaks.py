@@ -38,24 +38,30 @@ class Snapshot:
         return "\n".join(f"{name}:\n  " + "\n  ".join(values) for name, values in found.items())
 
 
-def take_snapshot() -> Snapshot:
-    """What there is now, as far as podwire and its tests could have made it."""
+def take_snapshot(*, tag: str = "") -> Snapshot:
+    """What there is now, as far as podwire and its tests could have made it.
+
+    ``tag``: of namespaces and cgroups, only those with this in their name: for tests that name all they make and may so
+    run beside other nodes.
+    """
+    cgroups = (str(path) for path in Path("/sys/fs/cgroup").glob("*/podwire*") if tag in path.name)
+    v2 = (str(path) for path in Path("/sys/fs/cgroup").glob("podwire*") if tag in path.name)
     return Snapshot(
-        namespaces=frozenset(_namespaces()),
+        namespaces=frozenset(name for name in _namespaces() if tag in name),
         links=frozenset(name for _, name in socket.if_nameindex()),
         mounts=frozenset(_mounts()),
-        cgroups=frozenset(str(path) for path in Path("/sys/fs/cgroup").glob("**/podwire*")),
+        cgroups=frozenset((*cgroups, *v2)),
         processes=frozenset(_processes()),
     )
 
 
 @contextlib.contextmanager
-def assert_no_leaks(*, patience: float = 15.0) -> Iterator[None]:
-    """Whatever the block made must be gone at its end, or soon after (``patience``: seconds)."""
-    before = take_snapshot()
+def assert_no_leaks(*, tag: str = "", patience: float = 15.0) -> Iterator[None]:
+    """Whatever the block made must be gone at its end, or soon after (``patience``: seconds). ``tag``: see above."""
+    before = take_snapshot(tag=tag)
     yield
     deadline = time.monotonic() + patience
-    while left := take_snapshot() - before:
+    while left := take_snapshot(tag=tag) - before:
         if time.monotonic() > deadline:
             raise AssertionError(f"left behind:\n{left}")
         time.sleep(0.05)

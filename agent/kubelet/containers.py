@@ -25,7 +25,6 @@ import json
 import logging
 import os
 import re
-import select
 import shlex
 import shutil
 import signal
@@ -125,6 +124,7 @@ class Runtime:
     def _prepare(self, launch: Launch, folder: Path) -> None:
         if folder.exists():
             procfs.remove_tree(folder)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)  # the bundles hold the values of secrets
         for path in (folder / "rootfs", folder / "exit", self._attach, self._runc_root, launch.log_path.parent):
             path.mkdir(parents=True, exist_ok=True)
         host = HostView()
@@ -162,7 +162,7 @@ class Runtime:
         finally:
             os.close(writer)
             os.close(messages)
-        reply = await asyncio.to_thread(_read_reply, reader)
+        reply = await _read_reply(reader)
         await process.wait()  # conmon proper is its grandchild, and is init's
         if reply.get("data", reply.get("pid", -1)) <= 0:
             said = reply.get("message") or (folder / "conmon.log").read_text(errors="replace")
@@ -327,7 +327,7 @@ class Runtime:
         """Kill and remove every container under ``root``: no process, cgroup or mount remains. Log files stay."""
         for container_id in {*await asyncio.to_thread(self._ids), *await asyncio.to_thread(self._known_to_runc)}:
             await self.remove(container_id)
-        await asyncio.to_thread(procfs.remove_cgroups, self._cgroup_parent)
+        await asyncio.to_thread(procfs.remove_empty_cgroup, self._cgroup_parent)  # another node may be using it
 
     def _known_to_runc(self) -> Names:
         return _names(self._runc_root)
@@ -483,19 +483,18 @@ def _in_overlay(lower: str, overlay: Path, argv: list[str]) -> list[str]:
     return [*prefix, options, str(overlay / "merged"), *argv]
 
 
-def _read_reply(fd: int) -> dict[str, Any]:
+async def _read_reply(fd: int) -> dict[str, Any]:
     """conmon's one line of JSON: {"pid": N} or {"pid": -1, "message": "..."} ("data" for "pid" in newer versions)."""
-    received, deadline = b"", time.monotonic() + CREATE_TIMEOUT
-    with open(fd, "rb", buffering=0) as pipe:
-        while not received.endswith(b"\n"):
-            if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                return {"message": f"conmon did not answer in {CREATE_TIMEOUT:g} s"}
-            data = pipe.read(65536)
-            if not data:
-                break
-            received += data
+    loop, received, pipe = asyncio.get_running_loop(), asyncio.StreamReader(), os.fdopen(fd, "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(received), pipe)
     try:
-        reply = json.loads(received) if received else {}
+        line = await asyncio.wait_for(received.readline(), CREATE_TIMEOUT)
+    except TimeoutError:
+        return {"message": f"conmon did not answer in {CREATE_TIMEOUT:g} s"}
+    finally:
+        transport.close()
+    try:
+        reply = json.loads(line) if line else {}
     except ValueError:
-        return {"message": received.decode(errors="replace")}
+        return {"message": line.decode(errors="replace")}
     return reply if isinstance(reply, dict) else {}

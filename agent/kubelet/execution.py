@@ -15,6 +15,7 @@ import os
 import signal
 import struct
 import termios
+import tty
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,11 @@ class ExecInput:
         else:
             self._writer.close()
 
-    def abandon(self) -> None:
+    async def abandon(self) -> None:
+        """The command is gone: drop what it did not read."""
         self._closed = True
-        self._writer.close()
+        self._writer.transport.abort()
+        await asyncio.sleep(0)  # in which the transport closes
 
 
 class ExecProcess:
@@ -107,7 +110,7 @@ class ExecProcess:
         code = await self._process.wait()
         self._files.remove()
         if self.stdin is not None:
-            self.stdin.abandon()
+            await self.stdin.abandon()
         return 128 - code if code < 0 else code
 
     async def kill(self) -> int:
@@ -145,6 +148,8 @@ async def exec_pipes(command: Sequence[str], files: ExecFiles, *, stdin: bool) -
 async def exec_tty(command: Sequence[str], files: ExecFiles) -> ExecProcess:
     master, slave = os.openpty()
     try:
+        # Raw from the start: runc makes it so only a moment after it has begun to relay.
+        tty.setraw(slave)
         process = await shell.spawn(["setsid", "--ctty", *command], stdin=slave, stdout=slave, stderr=slave)
     except BaseException:
         os.close(master)

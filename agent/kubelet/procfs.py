@@ -89,14 +89,24 @@ def cgroups(path: str) -> Iterator[Path]:
 
 
 def remove_cgroups(path: str) -> None:
-    """Remove a cgroup and its empty children from every hierarchy; one that is still populated stays."""
+    """Remove a cgroup and what is in it from every hierarchy; one that is still populated stays."""
     for top in cgroups(path):
         for folder, _, _ in os.walk(top, topdown=False):
-            try:
-                os.rmdir(folder)
-            except OSError as error:
-                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
-                    raise
+            _remove_cgroup(folder)
+
+
+def remove_empty_cgroup(path: str) -> None:
+    """Remove a cgroup that has neither processes nor children."""
+    for folder in cgroups(path):
+        _remove_cgroup(folder)
+
+
+def _remove_cgroup(folder: str | Path) -> None:
+    try:
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
+            raise
 
 
 def oom_kills(path: str) -> int:

@@ -11,7 +11,13 @@ import pytest
 from netns import attach, host, namespaces
 from tests.leaks import assert_no_leaks
 
+TAG = secrets.token_hex(4)  # in the name of every namespace and cgroup that a test of this run makes
 BRIDGE, GATEWAY = "podwire0", "10.244.0.1"
+
+
+def new_name(what: str) -> str:
+    """For a namespace."""
+    return f"pwt-{TAG}-{secrets.token_hex(3)}-{what}"
 
 
 @dataclass
@@ -22,7 +28,7 @@ class Network:
     pods: dict[str, str]  # address -> namespace
 
     def add_pod(self, address: str) -> str:
-        name = f"pwt-{secrets.token_hex(4)}-pod"
+        name = new_name("pod")
         self.pods[address] = name
         namespaces.ensure(name)
         link = "pw" + secrets.token_hex(5)
@@ -35,14 +41,14 @@ class Network:
 
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
-    with assert_no_leaks():
+    with assert_no_leaks(tag=TAG):
         yield
 
 
 @pytest.fixture
 def node_namespace(no_leaks: None) -> Iterator[str]:
     """An empty network namespace, to be a node's."""
-    name = f"pwt-{secrets.token_hex(4)}-node"
+    name = new_name("node")
     namespaces.ensure(name)
     try:
         yield name

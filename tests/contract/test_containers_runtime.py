@@ -20,6 +20,7 @@ import pytest
 from agent.kubelet import procfs
 from agent.kubelet.containers import Container, ContainerError, ExecProcess, Launch, Mount, Runtime
 from agent.kubelet.images import DEFAULT_PATH, Folder, HostRoot, Image
+from tests.contract.conftest import TAG
 
 HOST = Image("host", HostRoot())
 FOREVER = ("sh", "-c", "trap 'exit 0' TERM; echo started; while :; do sleep 3600 & wait; done")
@@ -30,7 +31,7 @@ class Bench:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.parent = f"podwire-{secrets.token_hex(4)}"
+        self.parent = f"podwire-{TAG}"
         self.runtime = self.fresh_runtime()
 
     def fresh_runtime(self) -> Runtime:
@@ -256,6 +257,7 @@ async def test_a_folder_image_is_writable_and_stays_as_it_was(bench: Bench) -> N
             stdin=True,
         )
     )
+    await bench.until_said("a", "hello")
     assert procfs.mounts_below(bench.home) == []
     await bench.runtime.remove("a")
     assert bench.said("a") == "hello /bin /dev /etc /lib /lib64 /new /proc /sys /usr\n"

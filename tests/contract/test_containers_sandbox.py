@@ -18,11 +18,11 @@ from agent.kubelet.images import Image, load_catalogue, resolve_argv, resolve_im
 from agent.kubelet.sandbox import HostAlias, Resolv, Sandbox, SandboxError, Sandboxes, SandboxSpec, link_name
 from netns import attach, ipam, namespaces
 from netns.links import Links
-from tests.contract.conftest import BRIDGE, GATEWAY, Network
+from tests.contract.conftest import BRIDGE, GATEWAY, TAG, Network
 
 
 def new_spec(name: str = "web-1", **more: object) -> SandboxSpec:
-    uid = f"{secrets.token_hex(4)}-0000-4000-8000-000000000000"
+    uid = f"{TAG}-0000-4000-8000-{secrets.token_hex(6)}"
     return replace(SandboxSpec(uid=uid, namespace="default", name=name, hostname=name), **more)  # type: ignore[arg-type]
 
 
@@ -70,7 +70,7 @@ class Node:
 
 @pytest.fixture
 async def node(network: Network, tmp_path: Path) -> AsyncIterator[Node]:
-    runtime = Runtime(tmp_path / "containers", tmp_path / "run", cgroup_parent=f"podwire-{secrets.token_hex(4)}")
+    runtime = Runtime(tmp_path / "containers", tmp_path / "run", cgroup_parent=f"podwire-{TAG}")
     node = Node(tmp_path, network.node, Sandboxes(tmp_path, tmp_path, bridge="", pod_cidr="", gateway=""), runtime)
     node.sandboxes = node.fresh_sandboxes()
     try:
@@ -173,7 +173,7 @@ async def test_addresses_are_learnt_again_from_the_sandboxes(node: Node) -> None
     (node.home / "ipam.json").unlink()
     fresh = node.fresh_sandboxes()
     with contextlib.closing(fresh):
-        assert (await fresh.ensure(new_spec())).ip != first.ip
+        assert (await fresh.ensure(new_spec("web-2"))).ip != first.ip
 
 
 async def test_a_host_network_pod_has_the_nodes_address_and_no_namespace(node: Node) -> None:
