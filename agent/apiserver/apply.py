@@ -105,13 +105,18 @@ def _settle(
     """The other managers after this apply. Raises StatusError 409 unless forced."""
     settled, conflicts = [], []
     for entry in others:
-        lost = {path for path in wanted & entry.fields if value_of(live, path) != value_of(config, path)}
+        lost = {path for path in wanted & entry.fields if _differ(value_of(live, path), value_of(config, path))}
         conflicts += [(entry.manager, path) for path in sorted(lost)]
         if entry.fields - lost:
             settled.append(replace(entry, fields=entry.fields - lost))
     if conflicts and not options.force:
         raise _conflict_error(target, conflicts)
     return settled
+
+
+def _differ(live: Any, wanted: Any) -> bool:
+    """An object without fields asks only that there be one."""
+    return not isinstance(live, dict) if wanted == {} else bool(live != wanted)
 
 
 def _conflict_error(target: Target, conflicts: list[tuple[str, Path]]) -> StatusError:

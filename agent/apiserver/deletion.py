@@ -71,7 +71,7 @@ async def _delete(api: Api, target: Target, options: DeleteOptions) -> Outcome:
         stored = await get_stored(api, target)
         obj = objects.read(target.kind, stored)
         _check_preconditions(target.kind, target.name, obj, options)
-        marked = _mark(target.kind, obj, options)
+        marked = mark(target.kind, obj, options)
         if options.dry_run or (marked == obj and not may_vanish(target.kind, marked)):
             return Outcome(marked, may_vanish(target.kind, marked))
         try:
@@ -106,7 +106,7 @@ def _check_preconditions(kind: Kind, name: str, obj: JSON, options: DeleteOption
         raise conflict(kind, name, f"Precondition failed: {why}")
 
 
-def _mark(kind: Kind, obj: JSON, options: DeleteOptions) -> JSON:
+def mark(kind: Kind, obj: JSON, options: DeleteOptions) -> JSON:
     """The object as this deletion leaves it."""
     if kind is namespaces.NAMESPACES:
         return namespaces.mark_terminating(obj)

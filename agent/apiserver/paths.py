@@ -49,9 +49,11 @@ def parse_path(path: str) -> Target | None:
 
 def _parse_rest(group: str, version: str, rest: list[str]) -> Target | None:
     namespace = ""
+    if not all(rest):
+        return None
     if len(rest) >= 3 and rest[0] == "namespaces" and not (len(rest) == 3 and rest[2] in NAMESPACE_SUBRESOURCES):
         _, namespace, *rest = rest
-    if not 1 <= len(rest) <= 3 or not all(rest):
+    if not 1 <= len(rest) <= 3:
         return None
     plural, name, subresource = (*rest, "", "")[:3]
     kind = find_kind(group, version, plural) or _find_review(group, version, plural)
