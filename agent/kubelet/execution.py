@@ -75,7 +75,9 @@ class ExecInput:
     async def abandon(self) -> None:
         """The command is gone: drop what it did not read."""
         self._closed = True
-        self._writer.transport.abort()
+        transport = self._writer.transport
+        if not transport.is_closing() or transport.get_write_buffer_size():
+            transport.abort()
         await asyncio.sleep(0)  # in which the transport closes
 
 
