@@ -56,7 +56,8 @@ def open_kubelets(pki: Path) -> Kubelets:
     tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
     tls.load_cert_chain(pki / "kubelet-client.crt", pki / "kubelet-client.key")
     timeout = httpx2.Timeout(CONNECT, read=None)  # a followed log may be silent for hours
-    return Kubelets(tls, httpx2.AsyncClient(verify=tls, timeout=timeout, trust_env=False))
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=10)  # each followed log holds one
+    return Kubelets(tls, httpx2.AsyncClient(verify=tls, timeout=timeout, limits=limits, trust_env=False))
 
 
 @dataclass(frozen=True, slots=True)
