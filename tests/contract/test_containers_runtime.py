@@ -329,10 +329,11 @@ async def test_the_end_of_input_in_a_terminal(bench: Bench) -> None:
     await bench.runtime.start(bench.launch("a", *FOREVER))
     process = await bench.runtime.exec("a", ["sh", "-c", "echo ready; cat; echo over"], tty=True, stdin=True)
     assert process.stdin is not None
-    assert await process.stdout.readuntil(b"\n") == b"ready\r\n"
+    # (The very first output may get a second carriage return, before runc has told the inner terminal to add none.)
+    assert (await process.stdout.readuntil(b"\n")).split() == [b"ready"]
     process.stdin.close()
     code, rest, _ = await finish(process)
-    assert (code, rest.replace(b"^D\x08\x08", b"")) == (0, b"over\r\n")
+    assert (code, rest.replace(b"^D\x08\x08", b"").split()) == (0, [b"over"])
 
 
 @pytest.mark.parametrize("tty", [False, True], ids=["pipes", "terminal"])
