@@ -73,7 +73,6 @@ class Node:
             command("ip", "-n", name, "address", "add", f"{address}/24", "dev", link)
             command("ip", "-n", name, "link", "set", link, "up")
             command("ip", "-n", name, "link", "set", "lo", "up")
-        command("ip", "-n", self.netns, "route", "add", "default", "via", OUTSIDE_IP)
         command("ip", "-n", self.outside, "route", "add", "10.96.0.0/12", "via", NODE_IP)
 
     def remove_network(self) -> None:
