@@ -159,7 +159,7 @@ def _raw_terminal() -> Iterator[None]:
 
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    tty.setraw(descriptor)
+    tty.setraw(descriptor, termios.TCSANOW)  # what was typed ahead is kept
     try:
         yield
     finally:

@@ -203,7 +203,7 @@ POD = {
 }  # fmt: skip
 EVENTS: list[dict[str, Any]] = [
     {"type": "Warning", "reason": "BackOff", "message": "back-off ", "count": 3, "firstTimestamp": "2024-05-01T11:00:00Z",
-     "lastTimestamp": "2024-05-01T11:59:00Z", "source": {"component": "kubelet"}, "involvedObject": {"fieldPath": "spec.containers{api}"}},
+     "lastTimestamp": "2024-05-01T11:59:00Z", "source": {"component": "kubelet"}},
     {"type": "Normal", "reason": "Scheduled", "message": "assigned", "eventTime": "2024-05-01T10:58:30.000000Z",
      "reportingComponent": "default-scheduler"},
 ]  # fmt: skip
@@ -280,7 +280,7 @@ Events:
   Type     Reason     Age                From               Message
   ----     ------     ----               ----               -------
   Normal   Scheduled  61m                default-scheduler  assigned
-  Warning  BackOff    60s (x3 over 60m)  kubelet            spec.containers{api}: back-off
+  Warning  BackOff    60s (x3 over 60m)  kubelet            back-off
 """  # noqa: W291
 
 

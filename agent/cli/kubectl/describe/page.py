@@ -123,8 +123,6 @@ def write_events(page: Page, events: Sequence[Mapping[str, Any]]) -> None:
     for event in sorted(events, key=_last_seen):
         source = (event.get("source") or {}).get("component") or event.get("reportingComponent") or ""
         message = str(event.get("message") or "").strip()
-        if field := (event.get("involvedObject") or {}).get("fieldPath"):
-            message = f"{field}: {message}"
         cells = [event.get("type", ""), event.get("reason", ""), _interval(event, page.now), source, message]
         page.line("\t".join(cells), level=1)
 
