@@ -67,7 +67,7 @@ PATCH_SCHEMA = (f"{META}.Patch", {"description": "A patch in the form its Conten
 # pkg/util/openapi). It skips kinds that the document does not hold, and the server checks each item in any case. So the
 # document says which version it is, and no more: field 1 of openapi.v2.Document (gnostic), "swagger", a string.
 OPENAPI_V2 = b"\x0a\x032.0"
-OPENAPI_V2_TYPE = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"  # "@v1.0", as clients ask, is no media type
+OPENAPI_V2_TYPE = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"  # "@v1.0" would be no media type
 
 
 def openapi_v3(path: str) -> JSON | None:
