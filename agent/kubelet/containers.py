@@ -25,8 +25,6 @@ import json
 import logging
 import os
 import re
-import shlex
-import shutil
 import signal
 import time
 from collections.abc import Iterable, Sequence
@@ -37,16 +35,16 @@ from typing import Any, Literal
 import msgspec
 
 from agent import shell
-from agent.kubelet import procfs
+from agent.kubelet import conmon, procfs
 from agent.kubelet.bundle import Bundle, HostView, Launch, Mount, lower_config, lower_exec, observe_host
 from agent.kubelet.execution import ExecFiles, ExecProcess, exec_pipes, exec_tty
-from agent.kubelet.images import TOOLS, Folder, HostRoot
+from agent.kubelet.images import Folder, HostRoot
+from agent.kubelet.rootfs import in_overlay, make_host_root
 
 __all__ = ["Container", "ContainerError", "ExecProcess", "Launch", "Mount", "Runtime"]
 
 log = logging.getLogger(__name__)
 
-CREATE_TIMEOUT = 60.0  # seconds for conmon to say that runc created the container
 UNKNOWN_EXIT_CODE = 137  # what kubelet assumes of a container that vanished
 
 
@@ -130,7 +128,7 @@ class Runtime:
         host = HostView()
         if isinstance(launch.image.rootfs, HostRoot):
             host = observe_host(launch.mounts)
-            _make_host_root(folder, launch, launch.image.rootfs, host)
+            make_host_root(folder, launch, launch.image.rootfs, host)
         else:
             if not Path(launch.image.rootfs.path).is_dir():
                 raise _start_error(launch, f"the image's folder {launch.image.rootfs.path} does not exist")
@@ -155,31 +153,23 @@ class Runtime:
         messages = os.open(folder / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         env = {**os.environ, "_OCI_SYNCPIPE": str(writer)}
         try:
-            process = await shell.spawn(self._conmon(launch, folder), stderr=messages, env=env, pass_fds=[writer])
+            process = await shell.spawn(self._command(launch, folder), stderr=messages, env=env, pass_fds=[writer])
         except BaseException:
             os.close(reader)
             raise
         finally:
             os.close(writer)
             os.close(messages)
-        reply = await _read_reply(reader)
+        reply = await conmon.read_reply(reader)
         await process.wait()  # conmon proper is its grandchild, and is init's
         if reply.get("data", reply.get("pid", -1)) <= 0:
             said = reply.get("message") or (folder / "conmon.log").read_text(errors="replace")
             raise _start_error(launch, said or "conmon ended without a word")
 
-    def _conmon(self, launch: Launch, folder: Path) -> Sequence[str]:
-        argv = [
-            *("conmon", "-c", launch.id, "-u", launch.id, "-n", f"{launch.namespace}/{launch.pod}/{launch.container}"),
-            *("-r", shutil.which("runc") or "runc", "-b", str(folder), "-l", f"k8s-file:{launch.log_path}"),
-            *("-p", str(folder / "pid"), "-P", str(folder / "conmon.pid"), "--exit-dir", str(folder / "exit")),
-            *("--socket-dir-path", str(self._attach), "--log-level", "warning"),
-            *("--runtime-arg", "--root", "--runtime-arg", str(self._runc_root)),
-            *(("-t",) if launch.tty else ()),
-            *(("-i", "--leave-stdin-open") if launch.stdin else ()),
-        ]
+    def _command(self, launch: Launch, folder: Path) -> Sequence[str]:
+        argv = conmon.command(launch, folder, runc_root=self._runc_root, attach=self._attach)
         if isinstance(launch.image.rootfs, Folder):
-            return _in_overlay(launch.image.rootfs.path, folder / "overlay", argv)
+            return in_overlay(launch.image.rootfs.path, folder / "overlay", argv)
         return argv
 
     # --- seeing -------------------------------------------------------------------------------------------------------
@@ -246,7 +236,7 @@ class Runtime:
         if self._unstarted(container_id):
             return None
         pid = procfs.read_pid(folder / "pid")
-        if pid is not None and _is_conmon_of(procfs.read_pid(folder / "conmon.pid"), container_id):
+        if pid is not None and conmon.runs_for(procfs.read_pid(folder / "conmon.pid"), container_id):
             return pid
         return self._orphan(container_id)
 
@@ -265,8 +255,8 @@ class Runtime:
             container = _require(await asyncio.to_thread(self._observe, container_id), container_id)
             if container.state == "exited":
                 return container
-            conmon = procfs.read_pid(self._folder(container_id) / "conmon.pid")
-            watched = conmon if _is_conmon_of(conmon, container_id) else container.pid
+            monitor = procfs.read_pid(self._folder(container_id) / "conmon.pid")
+            watched = monitor if conmon.runs_for(monitor, container_id) else container.pid
             assert watched is not None
             await procfs.ended(watched)
 
@@ -309,12 +299,12 @@ class Runtime:
                 await asyncio.to_thread(self._runc, "delete", "--force", container_id)
             except shell.CommandError as error:
                 raise ContainerError("RemoveError", f"cannot remove container {container_id}: {error}") from error
-        conmon = procfs.read_pid(folder / "conmon.pid")
-        if conmon is not None and _is_conmon_of(conmon, container_id):
-            await procfs.ended(conmon, timeout=5.0)
-            if _is_conmon_of(conmon, container_id):
-                procfs.send(conmon, signal.SIGKILL)
-                await procfs.ended(conmon)
+        monitor = procfs.read_pid(folder / "conmon.pid")
+        if monitor is not None and conmon.runs_for(monitor, container_id):
+            await procfs.ended(monitor, timeout=5.0)
+            if conmon.runs_for(monitor, container_id):
+                procfs.send(monitor, signal.SIGKILL)
+                await procfs.ended(monitor)
         await asyncio.to_thread(self._erase, container_id, folder)
 
     def _erase(self, container_id: str, folder: Path) -> None:
@@ -437,64 +427,8 @@ def _names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(os.listdir(folder))) if folder.is_dir() else ()
 
 
-def _is_conmon_of(pid: int | None, container_id: str) -> bool:
-    argv = procfs.command_line(pid) if pid is not None else ()
-    return len(argv) > 2 and os.path.basename(argv[0]) == "conmon" and argv[1:3] == ("-c", container_id)
-
-
 def _date(file: Path, otherwise: Path) -> float:
     try:
         return file.stat().st_mtime
     except FileNotFoundError:
         return otherwise.stat().st_mtime
-
-
-def _make_host_root(folder: Path, launch: Launch, rootfs: HostRoot, host: HostView) -> None:
-    """The empty root that runc binds the host's folders into: links, the programs of a stand-in, and skeletons."""
-    root = folder / "rootfs"
-    for name, target in host.links:
-        (root / name).symlink_to(target)
-    (root / TOOLS.strip("/") / "bin").mkdir(parents=True)
-    for name, argv in rootfs.programs:
-        program = root / TOOLS.strip("/") / "bin" / name
-        program.write_text(f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n')
-        program.chmod(0o755)
-    for _, paths in host.skeletons:
-        for path in paths:
-            _make_mount_point(folder / "skeleton" / path.lstrip("/"), launch.mounts, path)
-
-
-def _make_mount_point(place: Path, mounts: Sequence[Mount], path: str) -> None:
-    file = any(m.kind == "bind" and Path(m.source).is_file() for m in mounts if os.path.realpath(m.destination) == path)
-    (place.parent if file else place).mkdir(parents=True, exist_ok=True)
-    if file:
-        place.touch()
-
-
-def _in_overlay(lower: str, overlay: Path, argv: list[str]) -> list[str]:
-    """``argv`` in a mount namespace of its own, in which the overlay is mounted. The options are sh's arguments: no
-    quoting.
-    """
-    parts = {"lowerdir": lower, "upperdir": str(overlay / "upper"), "workdir": str(overlay / "work")}
-    escaped = {name: path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for name, path in parts.items()}
-    options = ",".join(f"{name}={path}" for name, path in escaped.items())
-    script = 'mount -t overlay overlay -o "$1" "$2" && shift 2 && exec "$@"'
-    prefix = ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c", script, "sh"]
-    return [*prefix, options, str(overlay / "merged"), *argv]
-
-
-async def _read_reply(fd: int) -> dict[str, Any]:
-    """conmon's one line of JSON: {"pid": N} or {"pid": -1, "message": "..."} ("data" for "pid" in newer versions)."""
-    loop, received, pipe = asyncio.get_running_loop(), asyncio.StreamReader(), os.fdopen(fd, "rb", buffering=0)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(received), pipe)
-    try:
-        line = await asyncio.wait_for(received.readline(), CREATE_TIMEOUT)
-    except TimeoutError:
-        return {"message": f"conmon did not answer in {CREATE_TIMEOUT:g} s"}
-    finally:
-        transport.close()
-    try:
-        reply = json.loads(line) if line else {}
-    except ValueError:
-        return {"message": line.decode(errors="replace")}
-    return reply if isinstance(reply, dict) else {}
