@@ -34,7 +34,7 @@ def _make_mount_point(place: Path, mounts: Sequence[Mount], path: str) -> None:
 
 
 def in_overlay(lower: str, overlay: Path, argv: list[str]) -> list[str]:
-    """``argv`` in a mount namespace of its own with the overlay in it. (sh gets paths as arguments: nothing to quote.)"""
+    """``argv`` in a mount namespace of its own with the overlay in it. (sh gets paths as arguments: no quoting.)"""
     parts = {"lowerdir": lower, "upperdir": str(overlay / "upper"), "workdir": str(overlay / "work")}
     escaped = {name: path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for name, path in parts.items()}
     options = ",".join(f"{name}={path}" for name, path in escaped.items())
