@@ -1,20 +1,13 @@
-"""Serving: the store is opened, the default namespaces are there, sockets listen, TLS is on.
-
-uvicorn speaks HTTP; it is told to leave signals alone (the process has its own handlers), and how long to wait at the
-end for requests under way.
-"""
+"""Serving: the store is opened, the default namespaces are there, sockets listen, TLS is on."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-
-import uvicorn
 
 from agent.apiserver import namespaces
 from agent.apiserver.api import Api, load
@@ -29,6 +22,7 @@ from agent.config import Config
 from agent.store import StoreError
 from agent.store.sqlite import open_sqlite
 from agent.telemetry import Timeline
+from agent.web import serve_app
 
 log = logging.getLogger(__name__)
 
@@ -106,50 +100,25 @@ async def ensure_namespaces(api: Api) -> None:
 
 
 async def _serve(config: Config, app: App, listeners: list[socket.socket], ready: Callable[[], None]) -> None:
-    server = _Server(_settings(config, app), ready)
+    pki = config.paths.pki
     logging.getLogger("uvicorn.error").addFilter(_DENIALS)
-    serving = asyncio.create_task(server.serve(sockets=listeners))
     forgetting = asyncio.create_task(forget_old_events(app.api))
     try:
-        await asyncio.shield(serving)
+        await serve_app(
+            app,
+            listeners,
+            ready=ready,
+            stopping=app.stopping.set,
+            grace=GRACE,
+            ws="websockets-sansio",
+            ws_max_size=1 << 30,
+            ws_per_message_deflate=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE,
+            ssl_keyfile=pki / "apiserver.key",
+            ssl_certfile=pki / "apiserver.crt",
+        )
     finally:
-        app.stopping.set()
-        server.should_exit = True
         forgetting.cancel()
-        await asyncio.gather(serving, forgetting, return_exceptions=True)
-
-
-def _settings(config: Config, app: App) -> uvicorn.Config:
-    pki = config.paths.pki
-    return uvicorn.Config(
-        app,
-        http="h11",
-        ws="websockets-sansio",
-        ws_max_size=1 << 30,
-        ws_per_message_deflate=False,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=GRACE,
-        ssl_keyfile=pki / "apiserver.key",
-        ssl_certfile=pki / "apiserver.crt",
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, and with a word when it listens."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
+        await asyncio.gather(forgetting, return_exceptions=True)

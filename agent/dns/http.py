@@ -6,18 +6,17 @@ only say SERVFAIL. ``/health`` is 200 for as long as the event loop turns.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+
+from agent.web import serve_app
 
 log = logging.getLogger(__name__)
 
@@ -35,31 +34,12 @@ def make_app(*, is_ready: Callable[[], bool], registry: CollectorRegistry) -> St
     return Starlette(routes=[Route("/ready", ready), Route("/health", health), Route("/metrics", metrics)])
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: signals are the process's business, not a component's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def serve_http(address: tuple[str, int], app: Starlette) -> None:
     """Serve ``app`` until cancelled. A port that is taken costs metrics, not names: it is told to the log."""
-    listening = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(address)
-        except OSError as error:
-            log.error("no /ready, /health, /metrics: cannot listen on %s port %d: %s", *address, error.strerror)
-            return
-        config = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
-        server = _Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listening]))
-        try:
-            await asyncio.shield(task)
-        finally:
-            server.should_exit = server.force_exit = True
-            await task
-    finally:
-        listening.close()
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        listening = socket.create_server(address, family=family)
+    except OSError as error:
+        log.error("no /ready, /health, /metrics: cannot listen on %s port %d: %s", *address, error.strerror)
+        return
+    await serve_app(app, [listening])

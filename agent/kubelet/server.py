@@ -11,11 +11,10 @@ Without the last, nobody could say "end of stdin" and still wait for output.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -34,6 +32,7 @@ from agent.config import Config
 from agent.kubelet.attachment import Attachment
 from agent.kubelet.containers import Container, ContainerError, ExecProcess, Runtime
 from agent.kubelet.logs import LogOptions, read_log
+from agent.web import serve_app
 
 log = logging.getLogger(__name__)
 
@@ -92,47 +91,18 @@ async def serve(config: Config, app: Starlette, *, ready: Callable[[], None]) ->
     """Serve on the node's address until cancelled. Raises OSError where the address cannot be had."""
     family = socket.AF_INET6 if ":" in config.node_ip else socket.AF_INET
     listener = socket.create_server((config.node_ip, config.kubelet_port), family=family, backlog=128)
-    server = _Server(_settings(config, app), ready)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        await asyncio.shield(task)
-    finally:
-        server.should_exit = True
-        await asyncio.gather(task, return_exceptions=True)
-        listener.close()
-
-
-def _settings(config: Config, app: Starlette) -> uvicorn.Config:
     pki = config.paths.pki
-    return uvicorn.Config(
+    await serve_app(
         app,
-        http="h11",
+        [listener],
+        ready=ready,
+        grace=GRACE,
         ws="websockets-sansio",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=GRACE,
         ssl_keyfile=pki / "kubelet.key",
         ssl_certfile=pki / "kubelet.crt",
         ssl_ca_certs=str(pki / "ca.crt"),
         ssl_cert_reqs=ssl.CERT_REQUIRED,
     )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers (the process has its own), and with a word when it listens."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
 
 
 class _Service:

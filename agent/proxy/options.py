@@ -9,6 +9,9 @@ from agent.config import Config, Engine, Variant
 from rules.snapshot import Settings
 
 
+METRICS_PORT = 10249  # kube-proxy's
+
+
 @dataclass(frozen=True)
 class Options:
     """``node_name`` says which endpoints are local. Durations are seconds, addresses ``host:port``.
@@ -44,6 +47,7 @@ class Options:
             engine=config.proxy_engine,
             variant=config.iptables_variant,
             timeline=config.paths.timeline,
+            web=f"{config.node_ip}:{METRICS_PORT}",
         )
 
     @property

@@ -5,15 +5,11 @@ Healthy means: nothing that was asked for has waited longer than the health time
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agent.proxy.metrics import Metrics
+from agent.web import serve_app
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +46,6 @@ class Health:
         return {"lastUpdated": last, "currentTime": datetime.now(UTC).isoformat(), "nodeEligible": True}
 
 
-class _Server(uvicorn.Server):
-    """Signals are the process's business, not ours."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def serve(address: str, health: Health, metrics: Metrics) -> None:
     """Serve on ``host:port`` until cancelled. An address that is taken is told; Services do not depend on this."""
     host, _, port = address.rpartition(":")
@@ -67,17 +56,7 @@ async def serve(address: str, health: Health, metrics: Metrics) -> None:
     except OSError as error:
         log.error("cannot serve metrics and health on %s: %s", address, error.strerror)
         return
-    config = uvicorn.Config(
-        make_app(health, metrics), log_config=None, lifespan="off", http="h11", ws="none", timeout_graceful_shutdown=1
-    )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
-    try:
-        await asyncio.shield(serving)
-    finally:
-        server.should_exit = True  # a server that is cancelled would leave its sockets open
-        await serving
-        sock.close()
+    await serve_app(make_app(health, metrics), [sock])
 
 
 def make_app(health: Health, metrics: Metrics) -> Starlette:

@@ -1,0 +1,64 @@
+"""Serving HTTP from inside a component: uvicorn on sockets that listen already, until cancelled.
+
+uvicorn likes to own its process. Here it is one coroutine among others: it leaves signals alone (the process has its
+own handlers), says when it listens, and ends in order when it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+
+async def serve_app(
+    app: ASGIApp,
+    sockets: Sequence[socket.socket],
+    *,
+    ready: Callable[[], None] = lambda: None,
+    stopping: Callable[[], None] = lambda: None,
+    grace: int = 1,
+    **settings: Any,
+) -> None:
+    """Serve on ``sockets`` until cancelled, then close them. ``stopping`` is called when the end begins.
+
+    ``grace``: seconds that requests under way get at the end. ``settings``: uvicorn's, for TLS and WebSockets.
+    """
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        **{"ws": "none", **settings},
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=grace,
+    )
+    server = _Server(config, ready)
+    serving = asyncio.create_task(server.serve(sockets=list(sockets)))
+    try:
+        await asyncio.shield(serving)
+    finally:
+        stopping()
+        server.should_exit = True  # a server that were cancelled would leave its connections open
+        await asyncio.gather(serving, return_exceptions=True)
+        for listener in sockets:
+            listener.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
