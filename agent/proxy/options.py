@@ -8,7 +8,6 @@ from pathlib import Path
 from agent.config import Config, Engine, Variant
 from rules.snapshot import Settings
 
-
 METRICS_PORT = 10249  # kube-proxy's
 
 
