@@ -11,8 +11,6 @@ import binascii
 import json
 import os
 import ssl
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +114,8 @@ def _trust(access: Access) -> ssl.SSLContext:
 def _show_certificate(tls: ssl.SSLContext, access: Access, user: Mapping[str, Any]) -> None:
     """Load the client's certificate and key; inline ones pass through a private file, as OpenSSL reads only files."""
     if user.get("client-certificate-data"):
+        import tempfile
+
         parts = [base64.b64decode(user.get(f"client-{part}-data") or "") for part in ("certificate", "key")]
         with tempfile.NamedTemporaryFile() as file:
             file.write(b"\n".join(parts))
@@ -148,6 +148,8 @@ def _run_plugin(access: Access) -> dict[str, str]:
     plugin = access.user.get("exec")
     if not plugin:
         return {}
+    import subprocess
+
     info = {"apiVersion": plugin["apiVersion"], "kind": "ExecCredential", "spec": {"interactive": False}}
     extra = {each["name"]: each["value"] for each in plugin.get("env") or []}
     env = {**os.environ, **extra, "KUBERNETES_EXEC_INFO": json.dumps(info)}

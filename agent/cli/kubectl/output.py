@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agent.cli.kubectl.columns import Column, column_rows, parse_columns, parse_columns_file
 from agent.cli.kubectl.errors import client_error
-from agent.cli.kubectl.jsonpath import JsonPathError, Node, parse_template, render_template
 from agent.cli.kubectl.objects import as_list, go_json, reference, without_managed_fields
 from agent.cli.kubectl.tables import render_rows
+
+if TYPE_CHECKING:
+    from agent.cli.kubectl.columns import Column
+    from agent.cli.kubectl.jsonpath import Node
 
 FORMATS = "custom-columns,custom-columns-file,json,jsonpath,jsonpath-file,name,wide,yaml"
 
@@ -41,8 +43,12 @@ def parse_output(flag: str | None) -> Output:
     if mode.endswith("-file"):
         mode, argument = mode.removesuffix("-file"), _read(argument)
         if mode == "custom-columns":
+            from agent.cli.kubectl.columns import parse_columns_file
+
             return Output(mode, columns=parse_columns_file(argument))
     if mode == "custom-columns":
+        from agent.cli.kubectl.columns import parse_columns
+
         return Output(mode, columns=parse_columns(argument))
     if mode == "jsonpath":
         return Output(mode, template=_template(argument))
@@ -59,6 +65,8 @@ def _read(name: str) -> str:
 
 
 def _template(text: str) -> tuple[Node, ...]:
+    from agent.cli.kubectl.jsonpath import JsonPathError, parse_template
+
     if not text:
         raise client_error("template format specified but no template given")
     try:
@@ -74,8 +82,9 @@ def render_objects(
     if output.mode == "name":
         return "".join(f"{reference(obj)}\n" for obj in objects)
     if output.mode == "custom-columns":
-        rows = column_rows(output.columns, objects, headers=headers)
-        return render_rows(rows)
+        from agent.cli.kubectl.columns import column_rows
+
+        return render_rows(column_rows(output.columns, objects, headers=headers))
     shown = objects if managed else [without_managed_fields(obj) for obj in objects]
     whole = shown[0] if single and len(shown) == 1 else as_list(shown)
     if output.mode == "json":
@@ -84,6 +93,8 @@ def render_objects(
         from agent.cli.kubectl.yamltext import dump_document
 
         return dump_document(whole)
+    from agent.cli.kubectl.jsonpath import JsonPathError, render_template
+
     try:
         return render_template(output.template, whole)
     except JsonPathError as error:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.cli.kubectl.jsonpath import Path, find
 from agent.cli.kubectl.objects import go_value, meta, name_of, namespace_of
 from agent.cli.kubectl.tabwriter import align
 
@@ -118,22 +117,6 @@ def render_tables(listed: Iterable[Listed], layout: Layout, *, with_kind: bool) 
             groups.append((each, rows))
     between = "\n" if layout.headers else ""
     return between.join(render_rows(rows) for _, rows in groups if rows)
-
-
-def sort_rows(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The Table with its rows in the order of a field; rows without the field come first."""
-    return {**table, "rows": sorted(table.get("rows") or [], key=lambda row: sort_key(row.get("object") or {}, path))}
-
-
-def sort_key(obj: Mapping[str, Any], path: Path) -> tuple[int, float, str, str]:
-    """Numbers by size, everything else by text; the name decides between equals."""
-    found = find(path, obj)
-    value = found[0] if found else None
-    if value is None:
-        return (0, 0, "", name_of(obj))
-    if isinstance(value, int | float):
-        return (1, value, "", name_of(obj))
-    return (2, 0, str(value), name_of(obj))
 
 
 def table_of(objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

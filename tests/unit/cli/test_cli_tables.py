@@ -12,6 +12,7 @@ from agent.cli.kubectl.columns import column_rows, parse_columns, parse_columns_
 from agent.cli.kubectl.errors import KubectlError
 from agent.cli.kubectl.jsonpath import parse_relaxed
 from agent.cli.kubectl.output import parse_output, render_objects
+from agent.cli.kubectl.sorting import sort_rows
 from agent.cli.kubectl.tables import (
     Columns,
     Layout,
@@ -19,7 +20,6 @@ from agent.cli.kubectl.tables import (
     render_cell,
     render_rows,
     render_tables,
-    sort_rows,
     table_of,
     table_rows,
 )

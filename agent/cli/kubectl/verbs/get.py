@@ -20,8 +20,6 @@ from agent.cli.kubectl.command import (
 )
 from agent.cli.kubectl.connection import JSON, TABLE, Params
 from agent.cli.kubectl.errors import ApiError, KubectlError, client_error
-from agent.cli.kubectl.jsonpath import JsonPathError, parse_relaxed
-from agent.cli.kubectl.jsonpath import Path as JsonPath
 from agent.cli.kubectl.objects import Obj, meta
 from agent.cli.kubectl.output import Output, parse_output, render_objects
 from agent.cli.kubectl.tables import (
@@ -29,8 +27,6 @@ from agent.cli.kubectl.tables import (
     Layout,
     Listed,
     render_tables,
-    sort_key,
-    sort_rows,
     table_of,
     table_rows,
 )
@@ -38,6 +34,7 @@ from agent.cli.kubectl.targets import Target, fetch, targets_of
 
 if TYPE_CHECKING:
     from agent.cli.kubectl.connection import Cluster
+    from agent.cli.kubectl.jsonpath import Path as JsonPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +111,12 @@ def _request(flags: Mapping[str, Any]) -> Request:
 
 
 def _sort_path(flag: str | None) -> JsonPath | None:
+    if not flag:
+        return None
+    from agent.cli.kubectl.jsonpath import JsonPathError, parse_relaxed
+
     try:
-        return parse_relaxed(flag) if flag else None
+        return parse_relaxed(flag)
     except JsonPathError as error:
         raise client_error(f"cannot sort by {flag}: {error}") from error
 
@@ -150,7 +151,11 @@ def _table(cluster: Cluster, target: Target, request: Request) -> Obj:
     answer = fetch(cluster, target, params=params, accept=TABLE)
     if answer.get("kind") != "Table":
         answer = table_of(answer.get("items", [answer]))
-    return sort_rows(answer, request.sort) if request.sort is not None else answer
+    if request.sort is None:
+        return answer
+    from agent.cli.kubectl.sorting import sort_rows
+
+    return sort_rows(answer, request.sort)
 
 
 def _raise_all(errors: Sequence[ApiError]) -> None:
@@ -166,8 +171,9 @@ def _print_objects(cluster: Cluster, targets: Sequence[Target], request: Request
         except ApiError as error:
             if not (error.not_found and request.ignore_not_found):
                 errors.append(error)
-    if request.sort is not None:
-        path = request.sort
+    if (path := request.sort) is not None:
+        from agent.cli.kubectl.sorting import sort_key
+
         objects.sort(key=lambda obj: sort_key(obj, path))
     if objects or not (errors or (single and request.ignore_not_found)):
         text = render_objects(

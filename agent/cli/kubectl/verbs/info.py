@@ -58,9 +58,7 @@ def api_versions() -> None:
 @click.option("-o", "--output", type=click.Choice(["json"]), default=None)
 def version(client: bool, output: str | None) -> None:
     """Versions of this client and of the server."""
-    from importlib.metadata import version as installed
-
-    own = f"podwire {installed('podwire')}"
+    own = f"podwire {_installed()}"
     server = None if client else the_cluster().get("/version")
     if output == "json":
         versions: dict[str, object] = {"clientVersion": {"gitVersion": own}}
@@ -69,6 +67,16 @@ def version(client: bool, output: str | None) -> None:
     click.echo(f"Client Version: {own}")
     if server is not None:
         click.echo(f"Server Version: {server.get('gitVersion', 'unknown')}")
+
+
+def _installed() -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("podwire")
+    except PackageNotFoundError:
+        return "(not installed: run from its source tree)"
 
 
 @verb("cluster-info")
