@@ -25,11 +25,12 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import fail, need_root
+from agent import shell
+from agent.cli.options import fail, need_root, state_dir_of
 
 NODE, OUTSIDE = "podwire-demo", "podwire-demo-outside"
 NODE_IP, OUTSIDE_IP = "192.0.2.2", "192.0.2.1"
-STATE_DIR = Path("/var/lib/podwire-podwire-demo")
+STATE_DIR = state_dir_of(None, NODE)
 REQUESTS = 1000
 CLIENTS = 4  # threads
 PATIENCE = 30.0  # seconds to wait for something that should take one
@@ -76,11 +77,7 @@ class Story:
     def run(self, command: str) -> str:
         """Show and run ``podwire ...``; its output, which is shown too."""
         click.secho(f"\n$ {command}", bold=True)
-        words = shlex.split(command)
-        assert words[0] == "podwire"
-        argv = [sys.executable, "-m", "agent.cli.main", *words[1:]]
-        environment = {**os.environ, "KUBECONFIG": str(STATE_DIR / "kubeconfig")}
-        done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+        done = _podwire(*shlex.split(command)[1:])
         click.echo((done.stdout + done.stderr).rstrip())
         if done.returncode != 0:
             self.failures.append(command)
@@ -88,9 +85,7 @@ class Story:
 
     def ask(self, *words: str) -> str:
         """The output of a command that is not part of the story."""
-        argv = [sys.executable, "-m", "agent.cli.main", *words]
-        environment = {**os.environ, "KUBECONFIG": str(STATE_DIR / "kubeconfig")}
-        return subprocess.run(argv, capture_output=True, text=True, env=environment, check=False).stdout
+        return _podwire(*words).stdout
 
     def check(self, holds: bool, sentence: str) -> None:
         self.checks += 1
@@ -111,12 +106,19 @@ class Story:
         return f"all {self.checks} steps held."
 
 
+def _podwire(*words: str) -> subprocess.CompletedProcess[str]:
+    """The same program again, with the demo's kubeconfig."""
+    argv = [sys.executable, "-m", "agent.cli.main", *words]
+    environment = {**os.environ, "KUBECONFIG": str(STATE_DIR / "kubeconfig")}
+    return subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+
+
 def _boot(story: Story) -> None:
     story.title("A node in a network namespace of its own")
     _take_away()
     for command in _TOPOLOGY:
-        subprocess.run(command.split(), check=True)
-    story.run(f"podwire up --node-netns {NODE} --state-dir {STATE_DIR} --node-name demo --detach")
+        shell.run(command.split())
+    story.run(f"podwire up --node-netns {NODE} --node-name demo --detach")
     if story.failures:
         fail("the node did not start")
     story.run("podwire get nodes -o wide")
@@ -146,7 +148,7 @@ def _replicaset_and_expose(story: Story) -> None:
     story.until("the NodePort answers from outside", lambda: _answers(OUTSIDE, NODE_IP, int(port), "/"))
     story.run("podwire describe svc go-demo-2-svc")
     story.tell("The Sequence: what the document's seven steps took, by the clock of each component.")
-    said = story.run(f"podwire sequence go-demo-2-svc --state-dir {STATE_DIR}")
+    said = story.run(f"podwire sequence go-demo-2-svc --node-netns {NODE}")
     story.check(said.count(" ms ") == 7, "all seven steps were reached")
 
 

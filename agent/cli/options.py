@@ -42,7 +42,9 @@ def node_options(command: F) -> F:
 def state_dir_of(state_dir: Path | None, node_netns: str | None) -> Path:
     if state_dir is not None:
         return state_dir.absolute()
-    return DEFAULT_STATE_DIR.with_name(f"podwire-{node_netns}") if node_netns else DEFAULT_STATE_DIR
+    if not node_netns:
+        return DEFAULT_STATE_DIR
+    return DEFAULT_STATE_DIR.with_name(f"podwire-{node_netns.removeprefix('podwire-')}")
 
 
 def paths_of(state_dir: Path | None, node_netns: str | None) -> Paths:
