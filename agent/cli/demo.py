@@ -121,7 +121,7 @@ def _boot(story: Story) -> None:
     story.run(f"podwire up --node-netns {NODE} --node-name demo --detach")
     if story.failures:
         fail("the node did not start")
-    story.run("podwire get nodes -o wide")
+    story.run("podwire get nodes")
 
 
 _TOPOLOGY = (
