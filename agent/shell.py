@@ -11,6 +11,7 @@ import logging
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ async def spawn(
     stdout: int | None = subprocess.DEVNULL,
     stderr: int | None = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
     """Start ``argv`` and hand back the running process: for what is talked to, or outlives the call. Raises
@@ -55,7 +57,7 @@ async def spawn(
     log.debug("+ %s", shlex.join(argv))
     try:
         return await asyncio.create_subprocess_exec(
-            *argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, pass_fds=pass_fds
+            *argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, pass_fds=pass_fds
         )
     except FileNotFoundError as error:
         raise CommandError(argv, code=None, output=f"{error.filename}: no such program") from error

@@ -43,7 +43,8 @@ async def read_reply(fd: int) -> dict[str, Any]:
     loop, received, pipe = asyncio.get_running_loop(), asyncio.StreamReader(), os.fdopen(fd, "rb", buffering=0)
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(received), pipe)
     try:
-        line = await asyncio.wait_for(received.readline(), CREATE_TIMEOUT)
+        async with asyncio.timeout(CREATE_TIMEOUT):
+            line = await received.readline()
     except TimeoutError:
         return {"message": f"conmon did not answer in {CREATE_TIMEOUT:g} s"}
     finally:

@@ -148,12 +148,18 @@ class Runtime:
         )
 
     async def _create(self, launch: Launch, folder: Path) -> None:
-        """Run conmon; return when runc has created the container. conmon reports through the pipe _OCI_SYNCPIPE."""
+        """Run conmon; return when runc has created the container. conmon reports through the pipe _OCI_SYNCPIPE.
+
+        Its current directory is the bundle: that is where it leaves a file ``oom`` when memory runs out (conmon's
+        src/oom.c knows no other place).
+        """
         reader, writer = os.pipe()
         messages = os.open(folder / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         env = {**os.environ, "_OCI_SYNCPIPE": str(writer)}
         try:
-            process = await shell.spawn(self._command(launch, folder), stderr=messages, env=env, pass_fds=[writer])
+            process = await shell.spawn(
+                self._command(launch, folder), stderr=messages, env=env, cwd=folder, pass_fds=[writer]
+            )
         except BaseException:
             os.close(reader)
             raise

@@ -68,7 +68,8 @@ async def ended(pid: int, *, timeout: float | None = None) -> bool:
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(pidfd, over.set)
     try:
-        await asyncio.wait_for(over.wait(), timeout)
+        async with asyncio.timeout(timeout):
+            await over.wait()
     except TimeoutError:
         return False
     finally:

@@ -74,7 +74,8 @@ class Reporter:
         if self._over or self._wanted is None or self._wanted == self._sent:
             return
         try:
-            await asyncio.wait_for(self._settled.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._settled.wait()
         except TimeoutError:
             log.warning("%s: its last status is not reported yet", self.pod)
 

@@ -135,7 +135,8 @@ class Worker:
     async def _wait(self, wake: float | None) -> None:
         """Until poked, or until ``wake`` (epoch seconds)."""
         try:
-            await asyncio.wait_for(self._poked.wait(), None if wake is None else max(0.0, wake - time.time()))
+            async with asyncio.timeout(None if wake is None else max(0.0, wake - time.time())):
+                await self._poked.wait()
         except TimeoutError:
             return
 
@@ -394,7 +395,8 @@ class Worker:
                 self._event("Warning", "FailedPreStopHook", f"PreStopHook failed: {problem}", container=spec.name)
         try:
             await self._tools.runtime.kill(container.id, signal.SIGTERM)
-            await asyncio.wait_for(self._tools.runtime.wait(container.id), max(0.1, due - time.time()))
+            async with asyncio.timeout(max(0.1, due - time.time())):
+                await self._tools.runtime.wait(container.id)
         except TimeoutError:
             await self._tools.runtime.kill(container.id, signal.SIGKILL)
         except ContainerError as error:

@@ -156,6 +156,18 @@ async def test_a_process_over_its_memory_limit(bench: Bench) -> None:
     assert (container.exit_code, container.reason) == (137, "OOMKilled")
 
 
+async def test_what_conmon_notes_stays_in_the_containers_folder(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes a file ``oom`` into its current directory, which must not be the caller's."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    await bench.run("a", sys_python(), "-c", "x = b'x' * (200 << 20)", memory_limit=20 << 20)
+    assert (bench.home / "containers/a/oom").exists()
+    assert os.listdir(elsewhere) == []
+
+
 # --- what cannot start ------------------------------------------------------------------------------------------------
 
 

@@ -1,9 +1,13 @@
 """The patch that tells the API a status, and the objects that are read from it."""
 
+import asyncio
+from typing import cast
+
 import pytest
 
+from agent.kube.client import Client
 from agent.kubelet.objects import parse_config_map, parse_secret
-from agent.kubelet.reporter import conditions_of, resolve_patch
+from agent.kubelet.reporter import Reporter, conditions_of, resolve_patch
 from agent.kubelet.server import Refused, choose_protocol, exit_status, parse_exec_options, parse_log_options
 from agent.kubelet.spec import Condition
 from agent.kubelet.status import resolve_status
@@ -84,3 +88,15 @@ def test_queries() -> None:
             parse_log_options(query)
     with pytest.raises(Refused):
         parse_exec_options([("tty", "1")])
+
+
+async def test_who_waits_can_be_cancelled_even_as_the_wait_ends() -> None:
+    """``asyncio.wait_for`` of Python 3.11 would return instead, and a worker that should end would go on for ever."""
+    reporter = Reporter(cast(Client, None), make_pod())
+    reporter.want({"phase": "Running"})
+    waiting = asyncio.create_task(reporter.flush(60))
+    await asyncio.sleep(0)
+    reporter._settled.set()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
