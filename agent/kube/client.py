@@ -1,6 +1,6 @@
-"""Clients from a kubeconfig: lightkube's typed one, and the same connection for raw JSON.
+"""A client from a kubeconfig: lightkube finds the server, the trust and the credentials; what travels is raw JSON.
 
-Typed models drop fields they do not know, so they are for reading and for small patches, never for read-modify-write of
+lightkube's models drop fields they do not know, so they are for reading (see ``informer.typed``), never for changing
 somebody else's object. Informers and the CLI read raw JSON through ``http``; ``rest`` writes it.
 
 A watch may be silent for minutes, so a peer that vanished without a word (a machine that lost power, a firewall that
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from lightkube import AsyncClient, KubeConfig
+from lightkube import KubeConfig
 from lightkube.config.client_adapter import AsyncClient as connect_http
 from lightkube.config.client_adapter import ConnectionParams, verify_cluster
 from lightkube.config.kubeconfig import SingleConfig
@@ -31,14 +31,12 @@ class KubeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One API server: ``typed`` for objects, ``http`` for raw JSON (paths start with /api or /apis)."""
+    """One API server; paths start with /api or /apis."""
 
-    typed: AsyncClient
     http: httpx2.AsyncClient
     server: str
 
     async def close(self) -> None:
-        await self.typed.aclose()
         await self.http.aclose()
 
 
@@ -51,10 +49,11 @@ def connect(kubeconfig: Path | None, *, context: str | None = None, field_manage
             raise KubeError(f"cannot use kubeconfig {kubeconfig}: no such context: {context}")
         timeout = httpx2.Timeout(TIMEOUT)
         params = ConnectionParams(timeout=timeout, trust_env=False, transport=_transport(single))  # type: ignore[arg-type]
-        typed = AsyncClient(
-            config=single, timeout=timeout, field_manager=field_manager, trust_env=False, transport=_transport(single)
+        http = connect_http(single, params)
+        http.headers["User-Agent"] = (
+            field_manager  # what an API server notes as the manager of fields, if none is named
         )
-        return Client(typed=typed, http=connect_http(single, params), server=single.cluster.server)
+        return Client(http=http, server=single.cluster.server)
     except (LightkubeConfigError, OSError) as error:
         raise KubeError(f"cannot use kubeconfig {kubeconfig or '(from the environment)'}: {error}") from error
 
