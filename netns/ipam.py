@@ -31,10 +31,6 @@ class Pool:
         return ipaddress.IPv4Network(self.cidr)
 
     @property
-    def gateway(self) -> str:
-        return str(self.network[1])
-
-    @property
     def size(self) -> int:
         """How many pods can have an address at the same time: all but network, gateway and broadcast."""
         return max(0, self.network.num_addresses - 3)

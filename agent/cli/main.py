@@ -7,6 +7,7 @@ import click
 from agent.cli import node
 from agent.cli.demo import demo
 from agent.cli.kubectl import commands as kubectl_commands
+from agent.cli.kubectl import register
 from agent.cli.sequence import sequence
 
 
@@ -27,8 +28,9 @@ def main() -> None:
 
 
 _NODE = (*node.commands, sequence, demo)
-for _command in (*_NODE, *kubectl_commands):
+for _command in _NODE:
     main.add_command(_command)
+register(main)
 
 SECTIONS = {
     "The node": [command.name or "" for command in _NODE],
