@@ -22,7 +22,7 @@ import msgspec
 
 LIMIT = 4 << 20  # bytes
 
-# The steps a Service goes through, in the order in which they happen (docs/sequence.md).
+# The steps a Service goes through, in the order in which they happen (docs/document.md).
 REQUEST_ACCEPTED = "request accepted"
 ENDPOINTS_SAW = "endpoints controller saw it"
 SLICE_WRITTEN = "EndpointSlice written"
