@@ -4,13 +4,15 @@ core/v1 Events, counted instead of repeated as client-go's EventCorrelator does:
 within ten minutes raises ``count`` and ``lastTimestamp`` of the Event that is there. Recording never fails its caller:
 an Event that cannot be written is a line in the log. While the API server is away (it may just be restarting) an Event
 waits for it, a few seconds; a server that answers "no" is believed at once.
+
+An Event's name ends in the nanosecond it was noted, as client-go's do: its times have whole seconds only, and lists are
+sorted by name, so this is what keeps ``describe`` in the order in which things happened.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,43 +45,43 @@ class Recorder:
 
     def __init__(self, client: Client, component: str, *, host: str = "") -> None:
         self._client, self._component, self._host = client, component, host
-        self._queue: asyncio.Queue[tuple[Ref, str, str, str]] = asyncio.Queue(maxsize=1000)
+        self._queue: asyncio.Queue[tuple[int, Ref, str, str, str]] = asyncio.Queue(maxsize=1000)
         self._known: dict[tuple[Ref, str, str, str], tuple[str, int, float]] = {}
 
     def event(self, ref: Ref, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Note an Event; ``reason`` is CamelCase, ``message`` a sentence for a person."""
         try:
-            self._queue.put_nowait((ref, kind, reason, message))
+            self._queue.put_nowait((time.time_ns(), ref, kind, reason, message))
         except asyncio.QueueFull:
             log.warning("event dropped, too many at once: %s %s: %s", reason, ref.name, message)
 
     async def run(self) -> None:
         while True:
-            ref, kind, reason, message = await self._queue.get()
+            at, ref, kind, reason, message = await self._queue.get()
             try:
-                await self._deliver(ref, kind, reason, message)
+                await self._deliver(at, ref, kind, reason, message)
             except (httpx2.HTTPError, OSError) as error:
                 log.warning("cannot record event %s about %s/%s: %s", reason, ref.namespace, ref.name, error)
 
-    async def _deliver(self, ref: Ref, kind: str, reason: str, message: str) -> None:
+    async def _deliver(self, at: int, ref: Ref, kind: str, reason: str, message: str) -> None:
         for pause in PAUSES:
             try:
-                return await self._write(ref, kind, reason, message)
+                return await self._write(at, ref, kind, reason, message)
             except httpx2.TransportError as error:
                 log.debug("event %s about %s/%s waits %.1f s: %s", reason, ref.namespace, ref.name, pause, error)
             await asyncio.sleep(pause)
-        return await self._write(ref, kind, reason, message)
+        return await self._write(at, ref, kind, reason, message)
 
-    async def _write(self, ref: Ref, kind: str, reason: str, message: str) -> None:
+    async def _write(self, at: int, ref: Ref, kind: str, reason: str, message: str) -> None:
         known = self._known.get((ref, kind, reason, message))
         if (
             known is not None
             and time.monotonic() - known[2] < WINDOW
-            and await self._count(ref, known[0], known[1] + 1)
+            and await self._count(at, ref, known[0], known[1] + 1)
         ):
             self._known[(ref, kind, reason, message)] = (known[0], known[1] + 1, known[2])
             return
-        body = self._body(ref, kind, reason, message)
+        body = self._body(at, ref, kind, reason, message)
         response = await self._client.http.post(_path(ref), json=body)
         if response.status_code == 404 or (response.status_code == 403 and "being terminated" in response.text):
             log.debug("event %s about %s/%s: its namespace is going or gone", reason, ref.namespace, ref.name)
@@ -89,14 +91,14 @@ class Recorder:
             self._known.pop(next(iter(self._known)))
         self._known[(ref, kind, reason, message)] = (str(body["metadata"]["name"]), 1, time.monotonic())  # type: ignore[index]
 
-    async def _count(self, ref: Ref, name: str, count: int) -> bool:
-        patch = {"count": count, "lastTimestamp": _now()}
+    async def _count(self, at: int, ref: Ref, name: str, count: int) -> bool:
+        patch = {"count": count, "lastTimestamp": _timestamp(at)}
         headers = {"Content-Type": "application/merge-patch+json"}
         response = await self._client.http.patch(f"{_path(ref)}/{name}", json=patch, headers=headers)
         return response.is_success
 
-    def _body(self, ref: Ref, kind: str, reason: str, message: str) -> dict[str, object]:
-        now = _now()
+    def _body(self, at: int, ref: Ref, kind: str, reason: str, message: str) -> dict[str, object]:
+        now = _timestamp(at)
         involved = {
             "apiVersion": ref.api_version,
             "kind": ref.kind,
@@ -108,7 +110,7 @@ class Recorder:
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{ref.name}.{secrets.token_hex(8)}", "namespace": ref.namespace or "default"},
+            "metadata": {"name": f"{ref.name}.{at:x}", "namespace": ref.namespace or "default"},
             "involvedObject": {name: value for name, value in involved.items() if value},
             "type": kind,
             "reason": reason,
@@ -126,5 +128,5 @@ def _path(ref: Ref) -> str:
     return f"/api/v1/namespaces/{ref.namespace or 'default'}/events"
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _timestamp(at: int) -> str:
+    return datetime.fromtimestamp(at // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -53,6 +53,16 @@ async def test_an_event_says_who_what_and_about_whom(server: tuple[ScriptedApi, 
     assert body["firstTimestamp"] == body["lastTimestamp"]
 
 
+async def test_names_sort_in_the_order_of_the_events(server: tuple[ScriptedApi, Client]) -> None:
+    api, client = server
+    async with running(client) as recorder:
+        for n in range(20):
+            recorder.event(REF, "Normal", "SuccessfulCreate", f"Created pod: web-{n}")
+        await until(lambda: len(api.writes) == 20)
+    in_order = sorted((body["metadata"]["name"], body["message"]) for _, _, body, _ in api.writes)
+    assert [message for _, message in in_order] == [f"Created pod: web-{n}" for n in range(20)]
+
+
 async def test_equal_events_are_counted(server: tuple[ScriptedApi, Client]) -> None:
     api, client = server
     async with running(client) as recorder:
