@@ -90,17 +90,14 @@ class Selection:
 
 
 def parse_selection(kind: Kind, query: Query) -> Selection:
-    labels, fields = query.text("labelSelector"), query.text("fieldSelector")
     try:
-        selection = Selection(parse_labels(labels), parse_fields(fields), kind.field_selectors)
+        labels, fields = parse_labels(query.text("labelSelector")), parse_fields(query.text("fieldSelector"))
+        selection = Selection(labels, fields, kind.field_selectors)
         for term in selection.fields:
             if term.field not in kind.field_selectors:
                 raise SelectorError(f"field label not supported: {term.field}")
     except SelectorError as error:
-        resource = f"{kind.api_version}, Resource={kind.plural}"
-        raise bad_request(
-            f'Unable to find "{resource}" that match label selector "{labels}", field selector "{fields}": {error}'
-        ) from error
+        raise bad_request(str(error)) from error
     return selection
 
 
