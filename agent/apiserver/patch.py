@@ -14,6 +14,7 @@ strategic merge patch, which knows lists whose items have names (``shapes``) and
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,16 +49,29 @@ def json_patch(obj: JSON, patch: Any) -> JSON:
         raise bad_request("a JSON patch must be a list of operations")
     if len(patch) > OPERATIONS_LIMIT:
         raise bad_request(f"the JSON patch has {len(patch)} operations; at most {OPERATIONS_LIMIT} are allowed")
-    try:
-        patched = jsonpatch.apply_patch(obj, patch)
-    except jsonpatch.InvalidJsonPatch as error:
-        raise bad_request(f"the JSON patch cannot be read: {error}") from error
-    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
-        message = f"the server rejected our request due to an error in our request: {error}"
-        raise StatusError(422, "Invalid", message) from error
+    patched: Any = copy.deepcopy(obj)
+    for operation in patch:
+        patched = _operate(patched, operation)
     if not isinstance(patched, dict):
         raise bad_request("the JSON patch leaves no object")
     return patched
+
+
+def _operate(obj: Any, operation: Any) -> Any:
+    """One operation, in place."""
+    try:
+        return jsonpatch.apply_patch(obj, [operation], in_place=True)
+    except (jsonpatch.InvalidJsonPatch, TypeError) as error:
+        raise bad_request(f"the JSON patch cannot be read: {error}") from error
+    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
+        message = f"the server rejected our request due to an error in our request: {_why_not(operation)}"
+        raise StatusError(422, "Invalid", message) from error
+
+
+def _why_not(operation: JSON) -> str:
+    if operation["op"] == "test":
+        return f"testing value {operation['path']} failed"
+    return f"{operation['op']} operation does not apply: no such path: {operation.get('from') or operation['path']}"
 
 
 def merge_patch(obj: Any, patch: JSON) -> JSON:

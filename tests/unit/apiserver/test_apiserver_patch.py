@@ -253,18 +253,27 @@ def test_json_patch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operations", "code"),
+    ("operations", "code", "said"),
     [
-        ({"op": "add"}, 400),
-        ([{"op": "dance", "path": "/x"}], 400),
-        ([{"op": "add", "path": "/x", "value": 1}] * 10_001, 400),
-        ([{"op": "replace", "path": "", "value": 3}], 400),
-        ([{"op": "test", "path": "/metadata/name", "value": "y"}], 422),
-        ([{"op": "remove", "path": "/spec/none"}], 422),
-        ([{"op": "add", "path": "/a/b/c", "value": 1}], 422),
+        ({"op": "add"}, 400, "must be a list"),
+        ([3], 400, "cannot be read"),
+        ([{"op": "dance", "path": "/x"}], 400, "cannot be read"),
+        ([{"path": "/x"}], 400, "cannot be read"),
+        ([{"op": "add", "path": "/x", "value": 1}] * 10_001, 400, "at most 10000"),
+        ([{"op": "replace", "path": "", "value": 3}], 400, "leaves no object"),
+        ([{"op": "test", "path": "/metadata/name", "value": "y"}], 422, "testing value /metadata/name failed"),
+        ([{"op": "remove", "path": "/spec/none"}], 422, "remove operation does not apply: no such path: /spec/none"),
+        ([{"op": "add", "path": "/a/b/c", "value": 1}], 422, "add operation does not apply: no such path: /a/b/c"),
+        ([{"op": "move", "from": "/no", "path": "/x"}], 422, "move operation does not apply: no such path: /no"),
     ],
 )
-def test_json_patch_refuses(operations: Any, code: int) -> None:
-    with pytest.raises(StatusError) as refused:
+def test_json_patch_refuses(operations: Any, code: int, said: str) -> None:
+    with pytest.raises(StatusError, match=said) as refused:
         patch_object(PODS, JSON_PATCH, pod(A), operations)
     assert refused.value.code == code
+
+
+def test_a_json_patch_leaves_the_old_object_alone() -> None:
+    old = pod(A)
+    patch_object(PODS, JSON_PATCH, old, [{"op": "remove", "path": "/spec/containers/0"}])
+    assert old == pod(A)
