@@ -127,6 +127,17 @@ def test_good_metadata(context: Context) -> None:
     assert admit_create(CONFIG, make(metadata=metadata), context)["metadata"]["labels"]["b"] == "C_d.e"
 
 
+def test_metadata_that_says_nothing_is_left_out(context: Context) -> None:
+    empty: Object = {"labels": {}, "annotations": {}, "finalizers": [], "ownerReferences": [], "generateName": None}
+    plain = {"name": "a", "namespace": "default"}
+    created = admit_create(kind("configmaps"), {"metadata": {**plain, **empty}, "data": {}}, context)
+    assert created == {"metadata": plain, "data": {}}
+    labelled = {"metadata": {**plain, "labels": {"a": "b"}}}
+    assert admit_update(kind("configmaps"), None, {"metadata": {**plain, **empty}}, labelled, context) == {
+        "metadata": plain
+    }
+
+
 def test_cluster_scoped_objects_have_no_namespace(context: Context) -> None:
     assert refused(context, kind("nodes"), make("n1")) == ["metadata.namespace: Forbidden: not allowed on this type"]
 

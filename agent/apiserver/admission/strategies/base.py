@@ -17,6 +17,8 @@ from agent.apiserver.admission.metadata import check_metadata, check_metadata_up
 from agent.apiserver.admission.rules import Causes, without_nulls
 from agent.apiserver.registry import JSON, Kind
 
+OMITTED_IF_EMPTY = ("annotations", "finalizers", "labels", "managedFields", "ownerReferences")
+
 
 class Strategy:
     """The common course. Hooks change the object they are given; rules yield causes and change nothing."""
@@ -24,7 +26,7 @@ class Strategy:
     name_check: names.Check = staticmethod(names.dns_subdomain)
 
     def create(self, kind: Kind, obj: JSON, context: Context) -> JSON:
-        obj = without_nulls(obj)
+        obj = canonical(obj)
         self.default(obj)
         self.prepare_create(obj, context)
         refuse(self._check_any(kind, obj), self.validate(obj))
@@ -32,7 +34,7 @@ class Strategy:
         return obj
 
     def update(self, kind: Kind, subresource: str | None, new: JSON, old: JSON, context: Context) -> JSON:
-        new, old = without_nulls(new), without_nulls(old)
+        new, old = canonical(new), canonical(old)
         if subresource == "status":
             return self._update_status(kind, new, old)
         if "status" in kind.subresources:
@@ -85,6 +87,14 @@ class Strategy:
 
     def allocate(self, obj: JSON, old: JSON | None, context: Context) -> None:
         """Take, through the context, what the object needs, and free what it no longer needs. Raises Invalid."""
+
+
+def canonical(obj: JSON) -> JSON:
+    """A copy without what says nothing: fields set to null, and metadata's lists and maps that hold nothing."""
+    obj = without_nulls(obj)
+    metadata = obj.get("metadata") or {}
+    obj["metadata"] = {name: value for name, value in metadata.items() if value or name not in OMITTED_IF_EMPTY}
+    return obj
 
 
 def keep(new: JSON, old: JSON, name: str) -> None:
