@@ -350,7 +350,7 @@ class Runtime:
         self._execs += 1
         files = ExecFiles(folder / f"exec-{os.getpid()}-{self._execs}")
         files.spec.write_text(json.dumps(lower_exec(process, argv, tty=tty, env=env)))
-        command = ["runc", "--root", str(self._runc_root), "exec", *files.flags(), container_id]
+        command = files.command(["runc", "--root", str(self._runc_root)], container_id)
         try:
             return await (exec_tty(command, files) if tty else exec_pipes(command, files, stdin=stdin))
         except shell.CommandError as error:

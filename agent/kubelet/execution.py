@@ -23,13 +23,16 @@ from pathlib import Path
 from agent import shell
 from agent.kubelet import procfs
 
+CANNOT_START = 126  # a shell's exit code for what is there but cannot be run; runc's own 255 could be the command's
 NOTE_SECONDS = 5.0  # how long runc may take to note the pid of a command that it has started
 END_OF_TRANSMISSION = b"\x04"  # ^D: how a terminal says that no more input comes
 
 
 @dataclass(frozen=True, slots=True)
 class ExecFiles:
-    """The files of one exec: what to run (runtime-spec's process), and the pid that runc writes."""
+    """The files of one exec: what to run (runtime-spec's process), the pid that runc writes, and runc's own log
+    (without which its log lines would be among the command's output).
+    """
 
     stem: Path
 
@@ -41,12 +44,17 @@ class ExecFiles:
     def pid(self) -> Path:
         return self.stem.with_suffix(".pid")
 
-    def flags(self) -> list[str]:
-        return ["--process", str(self.spec), "--pid-file", str(self.pid)]
+    @property
+    def log(self) -> Path:
+        return self.stem.with_suffix(".log")
+
+    def command(self, runc: Sequence[str], container_id: str) -> list[str]:
+        files = ["--process", str(self.spec), "--pid-file", str(self.pid)]
+        return [*runc, "--log", str(self.log), "exec", *files, container_id]
 
     def remove(self) -> None:
-        self.spec.unlink(missing_ok=True)
-        self.pid.unlink(missing_ok=True)
+        for path in (self.spec, self.pid, self.log):
+            path.unlink(missing_ok=True)
 
 
 class ExecInput:
@@ -106,10 +114,12 @@ class ExecProcess:
             self._terminal.resize(width, height)
 
     async def wait(self) -> int:
-        """The exit code: 128 + n after signal n; 255 if runc could not start the command, with the reason on its
+        """The exit code: 128 + n after signal n; 126 if runc could not start the command, with the reason on its
         output.
         """
         code = await self._process.wait()
+        if code == 255 and not self._files.pid.exists():
+            code = CANNOT_START
         self._files.remove()
         if self.stdin is not None:
             await self.stdin.abandon()

@@ -359,7 +359,7 @@ async def test_an_exec_can_be_killed(bench: Bench, tty: bool) -> None:
 async def test_exec_of_what_is_not_there(bench: Bench) -> None:
     await bench.runtime.start(bench.launch("a", *FOREVER))
     code, _, errors = await finish(await bench.runtime.exec("a", ["no-such-program"]))
-    assert code == 255
+    assert code == 126
     assert b"executable file not found" in errors
 
 

@@ -178,8 +178,9 @@ async def test_exec_success(bench: Bench) -> None:
 async def test_exec_of_what_is_not_there(bench: Bench) -> None:
     async with bench.exec("command=no-such-program&output=1&error=1") as websocket:
         said, status = await talk(websocket)
-    assert status["status"] == "Failure"
-    assert b"no-such-program" in said[STDERR]
+    assert status["details"]["causes"] == [{"reason": "ExitCode", "message": "126"}]
+    assert said[STDERR].startswith(b"exec failed: ")
+    assert b'"no-such-program": executable file not found' in said[STDERR]
 
 
 async def test_exec_takes_input_until_it_is_closed(bench: Bench) -> None:
