@@ -46,6 +46,11 @@ class Piece:
     content: bytes
 
     @property
+    def shown_time(self) -> bytes:
+        """As Go writes RFC 3339: ``Z`` where conmon has ``+00:00``."""
+        return self.time.removesuffix(b"+00:00") + b"Z" if self.time.endswith(b"+00:00") else self.time
+
+    @property
     def written_at(self) -> float:
         """Epoch seconds. Raises ValueError."""
         return datetime.fromisoformat(self.time.decode()).timestamp()
@@ -100,7 +105,7 @@ class Renderer:
         piece = parse_piece(line)
         if piece is None or (self._options.since is not None and piece.written_at < self._options.since):
             return b""
-        prefix = piece.time + b" " if self._options.timestamps and not self._continued else b""
+        prefix = piece.shown_time + b" " if self._options.timestamps and not self._continued else b""
         self._continued = piece.partial
         return prefix + piece.content + (b"" if piece.partial else b"\n")
 

@@ -52,7 +52,7 @@ def log(tmp_path: Path) -> Path:
         (LogOptions(since=1714557604.0), "\ncut"),
         (
             LogOptions(timestamps=True, tail=3),
-            f"{T.format(2)} three\n{T.format(4)} \n{T.format(5)} cut",
+            f"{T.format(2)} three\n{T.format(4)} \n{T.format(5)} cut".replace("+00:00", "Z"),
         ),
     ],
 )
