@@ -5,6 +5,10 @@ are tried in their order, those that failed lately last, over UDP, then over TCP
 has a fresh random ID and a fresh socket, connected, so that the kernel chooses the port and drops datagrams from
 elsewhere; what does not match ID and question is ignored and waited past. All is bounded: seconds per try, seconds
 and tries per query, queries at once.
+
+Where nobody answers at all (a machine without uplink), a client must not wait seconds for each name: a server that
+failed lately gets only a moment to answer, and one try. That moment is enough for a server that is back to be noticed
+by the next query; a server that is merely slow gets its full time again when its rest is over.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ TRY = 2.0  # seconds for one exchange
 TOGETHER = 4.5  # seconds for one query: resolvers ask again after 5
 MOST_TRIES = 6
 AT_ONCE = 1000
-REST = 10.0  # seconds for which a server that failed is asked last
+REST = 10.0  # seconds for which a server that failed is asked last, and briefly
+MOMENT = 0.25  # seconds that a resting server gets to answer
 UNHELPFUL = frozenset({Rcode.SERVFAIL, Rcode.REFUSED, Rcode.NOTIMP, Rcode.FORMERR, Rcode.BADVERS})
 
 
@@ -141,10 +146,10 @@ class Forwarder:
         unhelpful: dict[Server, Answer] = {}
         try:
             async with asyncio.timeout(TOGETHER):
-                for server in self._order(ask.question.name):
+                for server, patience in self._order(ask.question.name):
                     if server in unhelpful:
                         continue
-                    answer = await self._try(server, ask, tries)
+                    answer = await self._try(server, ask, tries, patience=patience)
                     if answer is not None and answer.rcode not in UNHELPFUL:
                         self._cache.put(ask, answer, self._clock())
                         if self._metrics is not None:
@@ -159,40 +164,49 @@ class Forwarder:
         what = "; ".join(tries) or "no upstream is configured"
         raise UpstreamError(f"cannot resolve {render_name(ask.question.name)}: {what}")
 
-    def _order(self, name: Name) -> Sequence[Server]:
-        """Servers to try one after another; twice, if there are few."""
-        now = self._clock()
-        servers = sorted(self._routes.servers(name), key=lambda server: self._rests.get(server, 0.0) > now)
-        return (servers * 2)[: min(max(2, len(servers)), MOST_TRIES)]
+    def _order(self, name: Name) -> Sequence[tuple[Server, float]]:
+        """Servers to try one after another, and the seconds that each has: the rested, twice if there are few; then
+        the resting.
+        """
+        servers = self._routes.servers(name)
+        rested = [(server, self._timeout) for server in servers if not self._rests_now(server)]
+        resting = [(server, min(self._timeout, MOMENT)) for server in servers if self._rests_now(server)]
+        again = rested if len(servers) < 2 else []
+        return [*rested, *again, *resting][:MOST_TRIES]
 
-    async def _try(self, server: Server, ask: Ask, tries: list[str]) -> Answer | None:
+    def _rests_now(self, server: Server) -> bool:
+        return self._rests.get(server, float("-inf")) > self._clock()
+
+    async def _try(self, server: Server, ask: Ask, tries: list[str], *, patience: float) -> Answer | None:
         """One server's answer; None, and a line in ``tries``, if it has none."""
         started = time.perf_counter()
         answer = None
         try:
-            answer = await self._exchange(server, ask)
+            answer = await self._exchange(server, ask, patience)
             self._rests.pop(server, None)
         except TimeoutError:
-            tries.append(f"{server} did not answer in {self._timeout:g} s")
+            tries.append(f"{server} did not answer in {patience:g} s")
         except (OSError, WireError, asyncio.IncompleteReadError) as error:
             tries.append(f"{server}: {error}")
-        if answer is None:
+        if answer is None and not self._rests_now(server):  # a rest is not prolonged: then it gets its full time again
             self._rests[server] = self._clock() + REST
         if self._metrics is not None:
             seconds = time.perf_counter() - started
             self._metrics.forwarded(str(server), None if answer is None else answer.rcode, seconds)
         return answer
 
-    async def _exchange(self, server: Server, ask: Ask) -> Answer:
-        response = await self._over_udp(server, ask, edns=True)
+    async def _exchange(self, server: Server, ask: Ask, patience: float) -> Answer:
+        response = await self._over_udp(server, ask, patience, edns=True)
         if response.answer.rcode in (Rcode.FORMERR, Rcode.NOTIMP, Rcode.BADVERS):
-            response = await self._over_udp(server, ask, edns=False)  # RFC 6891 section 7: it may not know EDNS
+            response = await self._over_udp(
+                server, ask, patience, edns=False
+            )  # RFC 6891 section 7: it may not know EDNS
         if response.truncated:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout):  # it is there: it has just answered
                 response = await _over_tcp(server, ask)
         return response.answer
 
-    async def _over_udp(self, server: Server, ask: Ask, *, edns: bool) -> Response:
+    async def _over_udp(self, server: Server, ask: Ask, patience: float, *, edns: bool) -> Response:
         ident = secrets.randbelow(1 << 16)
         query = wire.encode_query(ident, ask.question, do=ask.do, cd=ask.cd, edns=edns)
         loop = asyncio.get_running_loop()
@@ -201,7 +215,7 @@ class Forwarder:
         )
         try:
             transport.sendto(query)
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(patience):
                 return await protocol.response
         finally:
             transport.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -170,6 +171,39 @@ async def test_a_dead_server_is_asked_last_for_a_while(start: Start) -> None:
     clock.now += upstream.REST + 1
     await resolve(one)
     assert len(dead.udp) == 2
+
+
+async def test_where_nobody_answers_each_name_fails_fast(start: Start) -> None:
+    """The first failure takes its full time; then a moment for each server, until their rest is over."""
+    clock, first, second = Clock(), await start(silent), await start(silent)
+    one = forwarder(first, second, clock=clock, timeout=0.4)
+
+    async def failure(name: str) -> str:
+        with pytest.raises(UpstreamError) as caught:
+            await one.resolve(Ask(Question(parse_name(name), Type.A)))
+        return str(caught.value)
+
+    assert "did not answer in 0.4 s" in await failure("one.example")
+    told = await failure("two.example")
+    assert told.count(f"did not answer in {upstream.MOMENT:g} s") == 2
+    assert "0.4 s" not in told
+    clock.now += upstream.REST + 1  # and that moment has not prolonged the rest
+    assert "did not answer in 0.4 s" in await failure("three.example")
+    assert (len(first.udp), len(second.udp)) == (3, 3)
+
+
+async def test_a_server_that_is_back_is_noticed_by_the_next_query(start: Start) -> None:
+    up = await start(silent)
+    one = forwarder(up, timeout=0.05)
+    with pytest.raises(UpstreamError):
+        await one.resolve(ASK)
+    up.behaviour = honest("192.0.2.1")
+    for _ in range(100):  # a busy machine may need more than one moment
+        with contextlib.suppress(UpstreamError):
+            assert await resolve(one) == ["192.0.2.1"]
+            break
+    else:
+        pytest.fail("it was never noticed")
 
 
 async def test_a_closed_port_is_noticed_at_once(start: Start) -> None:
