@@ -216,7 +216,7 @@ def test_host_network(bench: Bench) -> None:
     bench.create("kp-host", script(STAY), hostNetwork=True)
     bench.ready("kp-host")
     assert bench.status("kp-host")["podIP"] == bench.node.ip
-    assert bench.exec("kp-host", "hostname").strip() == "node-1"
+    assert bench.exec("kp-host", "hostname").strip() == bench.node.name
     assert "podwire0" in bench.exec("kp-host", "cat /proc/net/dev")
 
 

@@ -46,7 +46,11 @@ async def http_server(
     """Answers each path with fixed bytes; a path that it does not know is never answered."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = await reader.readuntil(b"\r\n\r\n")
+        try:
+            request = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:  # a probe that gave up before it had asked
+            writer.close()
+            return
         if requests is not None:
             requests.append(request)
         answer = answers.get(request.split(b" ")[1].decode())
