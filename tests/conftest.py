@@ -1,13 +1,23 @@
-"""One node for all tests that want one; each test removes by name what it made on it."""
+"""One node for all tests that want one; each test removes by name what it made on it.
+
+Properties are tried with a few random examples in each run, and with many where ``HYPOTHESIS_PROFILE=thorough``. They
+have no deadline: a test never fails because a machine is slow.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.harness.node import Node, running_node
 from tests.leaks import assert_no_leaks
+
+settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile("thorough", max_examples=500, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.apiserver.admission import Context, Invalid, admit_create, admit_update, release
@@ -281,7 +281,6 @@ def holdings(context: Context) -> tuple[dict[int, str], dict[int, str]]:
     return dict(context.addresses.pool.holders), dict(context.ports.pool.holders)
 
 
-@settings(max_examples=150, deadline=None)
 @given(STEPS, st.integers())
 def test_after_any_history_memory_is_what_the_stored_services_say(
     steps: list[tuple[str, str, Object]], seed: int
@@ -293,7 +292,6 @@ def test_after_any_history_memory_is_what_the_stored_services_say(
     assert holdings(context) == holdings(fresh)
 
 
-@settings(max_examples=50, deadline=None)
 @given(STEPS)
 def test_after_all_are_deleted_nothing_is_held(steps: list[tuple[str, str, Object]]) -> None:
     context = Context.load([], SMALL)

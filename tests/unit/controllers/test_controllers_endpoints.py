@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.controllers.endpoint_objects import (
@@ -294,7 +294,6 @@ numbers = st.lists(st.integers(0, 30), unique=True, max_size=25)
 history = st.lists(st.tuples(numbers, numbers, st.booleans()), min_size=1, max_size=6)
 
 
-@settings(max_examples=150)
 @given(history)
 def test_any_history_ends_in_the_truth(steps: list[tuple[list[int], list[int], bool]]) -> None:
     """apply(diff(a, b), a) says b: every endpoint once, at its ports, in slices that are not too full; and b needs nothing."""

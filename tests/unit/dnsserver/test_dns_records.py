@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dnsserver.names import Address, Name, parse_name, reverse_name
@@ -83,7 +83,6 @@ def view(index: Index) -> dict[object, object]:
     }
 
 
-@settings(max_examples=150, deadline=None)
 @given(changes)
 def test_any_history_ends_like_a_fresh_start(history: list[tuple[str, str, str, object]]) -> None:
     grown = Index(DOMAIN, ttl=5)
@@ -96,7 +95,6 @@ def test_any_history_ends_like_a_fresh_start(history: list[tuple[str, str, str, 
     assert view(grown) == view(fresh)
 
 
-@settings(max_examples=100, deadline=None)
 @given(changes)
 def test_the_serial_moves_with_every_change_and_the_change_is_named(
     history: list[tuple[str, str, str, object]],

@@ -5,7 +5,7 @@ from typing import Any
 
 import dnslib
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dnsserver import respond
@@ -149,7 +149,6 @@ def test_what_is_kept_is_bounded(zone: Zone, monkeypatch: pytest.MonkeyPatch) ->
     assert 0 < len(responder._rendered) <= 100
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=100) | st.binary(max_size=60).map(lambda data: ask("web.shop.svc.cluster.local")[:40] + data))
 def test_no_bytes_upset_it(data: bytes) -> None:
     zone = Zone(Settings(DOMAIN), Index(DOMAIN, ttl=5))

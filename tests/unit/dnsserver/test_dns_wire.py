@@ -169,7 +169,6 @@ fuzz = st.binary(max_size=200) | st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(fuzz)
 @example(header() + b"\xc0\x0c" * 600 + b"\0\1\0\1")
 @example(header(counts=(1, 0, 0, 65535)) + RAW + b"\xc0\x0c" * 32000)
@@ -181,7 +180,6 @@ def test_random_bytes_never_raise_and_never_cost_much(data: bytes) -> None:
     assert steps(data) <= 2 * len(data) + 16
 
 
-@settings(max_examples=200, deadline=None)
 @given(fuzz)
 @example(header(0x8100, (1, 4096, 0, 0)) + RAW + b"\xc0\x0c" * 32000)
 def test_random_responses_raise_only_wire_errors(data: bytes) -> None:
@@ -350,7 +348,7 @@ def test_a_denial_that_does_not_fit_is_cut_to_its_question() -> None:
     assert (message.header.tc, message.header.rcode, len(message.auth)) == (1, Rcode.NXDOMAIN, 0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 1500), st.integers(0, 3))
 def test_names_beyond_the_reach_of_a_pointer_are_spelled_out(count: int, turn: int) -> None:
     """A pointer has 14 bits; a response over TCP may be longer than 16 KB."""
@@ -487,7 +485,6 @@ def test_a_chain_of_pointers_comes_to_an_end() -> None:
     assert parse_response(response(first, few), 7, ASKED).answer.answers[1].name == ASKED.name
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(names, st.binary(max_size=30)), max_size=5))
 def test_what_is_rendered_can_be_read_back(records: list[tuple[Name, bytes]]) -> None:
     lowered = [(tuple(label.lower() for label in name), data) for name, data in records]

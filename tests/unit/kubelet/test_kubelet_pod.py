@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.kubelet.backoff import FIRST, Backoff
@@ -391,7 +391,6 @@ def _init_ends(observed: Observed) -> Observed:
     return replace(observed, containers=tuple(ended))
 
 
-@settings(max_examples=200)
 @given(pods, observations())
 def test_from_any_situation_a_pod_comes_to_rest(pod: Pod, observed: Observed) -> None:
     """Carrying out what is decided, and sleeping as long as is said, ends where there is nothing to do."""

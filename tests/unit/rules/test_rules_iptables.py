@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.iptables import names
@@ -23,7 +23,6 @@ def test_known_chain_names() -> None:
     assert names.firewall_chain("ns1/svc1:p80", "tcp") == "KUBE-FW-XPGD46QRK7WJZT7O"
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300), st.sampled_from(["TCP", "UDP", "SCTP"]), st.text(max_size=50))
 def test_chain_names_fit(port: str, protocol: str, endpoint: str) -> None:
     for name in (names.endpoint_chain(port, protocol, endpoint), names.external_chain(port, protocol)):
@@ -59,13 +58,11 @@ tables = st.builds(
 rulesets = st.builds(Ruleset, filter=tables, nat=tables)
 
 
-@settings(deadline=None)
 @given(rulesets)
 def test_parse_is_the_inverse_of_render(ruleset: Ruleset) -> None:
     assert parse_ruleset(render_ruleset(ruleset)) == ruleset
 
 
-@settings(deadline=None)
 @given(rulesets, rulesets)
 def test_a_plan_leads_where_it_should(installed: Ruleset, wanted: Ruleset) -> None:
     plan = diff_rulesets(installed, wanted)
@@ -74,7 +71,6 @@ def test_a_plan_leads_where_it_should(installed: Ruleset, wanted: Ruleset) -> No
     assert bool(plan) == (str(plan) != "nothing to change")
 
 
-@settings(deadline=None)
 @given(rulesets)
 def test_nothing_to_do_is_nothing_to_do(ruleset: Ruleset) -> None:
     assert diff_rulesets(ruleset, ruleset) == Plan()
@@ -82,7 +78,6 @@ def test_nothing_to_do_is_nothing_to_do(ruleset: Ruleset) -> None:
     assert apply_plan(Plan(), ruleset) == ruleset
 
 
-@settings(deadline=None)
 @given(printable)
 def test_words_survive_quoting(text: str) -> None:
     rule = Rule(("-m", "comment", "--comment", text, "-j", "RETURN"))
@@ -90,7 +85,6 @@ def test_words_survive_quoting(text: str) -> None:
     assert rule.comment == text
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_comments_are_made_fit(text: str) -> None:
     short = shorten_comment(text)

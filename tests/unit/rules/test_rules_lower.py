@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.iptables.lower import Memo, lower_frontends
@@ -376,7 +376,6 @@ OTHERS = [None, make_service("other", POD, vip="10.96.0.11"), make_service("othe
 NETWORKS = [SETTINGS, Settings(), Settings(cluster_cidrs=("10.244.0.0/16", "10.245.0.0/16"), masquerade_all=True)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(POOL), st.sampled_from(OTHERS), st.sampled_from(NETWORKS)), max_size=6))
 def test_incremental_is_full(history: list[tuple[Made | None, Made | None, Settings]]) -> None:
     policy, memo = PolicyMemo(), Memo()
