@@ -1,7 +1,8 @@
 """Serving HTTP from inside a component: uvicorn on sockets that listen already, until cancelled.
 
 uvicorn likes to own its process. Here it is one coroutine among others: it leaves signals alone (the process has its
-own handlers), says when it listens, and ends in order when it is cancelled.
+own handlers), says when it listens, and ends in order when it is cancelled. It wakes once a second, for the Date
+header, where uvicorn's own loop would look ten times whether it is time to end: an idle node should be idle.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+
+DATE = 1.0  # seconds between two looks at the clock for the Date header
 
 
 async def serve_app(
@@ -44,7 +47,7 @@ async def serve_app(
         await asyncio.shield(serving)
     finally:
         stopping()
-        server.should_exit = True  # a server that were cancelled would leave its connections open
+        server.end()  # a server that were cancelled would leave its connections open
         await asyncio.gather(serving, return_exceptions=True)
         for listener in sockets:
             listener.close()
@@ -54,6 +57,17 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DATE):
+                    await self._ending.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import yaml
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agent.kube.client import Client, connect
+from agent.web import serve_app
 
 PATH = "/api/v1/configmaps"
 Json = dict[str, Any]
@@ -150,19 +150,17 @@ async def serve_scripted(folder: Path) -> AsyncIterator[tuple[ScriptedApi, Clien
         Route("/{path:path}", api.write, methods=["POST", "PUT", "PATCH", "DELETE", "GET"]),
     ]
     sock = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(Starlette(routes=routes), log_config=None, lifespan="off", http="h11", ws="none")
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    listening = asyncio.Event()
+    serving = asyncio.create_task(serve_app(Starlette(routes=routes), [sock], ready=listening.set))
     client = connect(write_kubeconfig(folder, f"http://127.0.0.1:{sock.getsockname()[1]}"))
     try:
-        await until(lambda: server.started)
+        await listening.wait()
         yield api, client
     finally:
         await client.close()
         api.end_watches()
-        server.should_exit = True
-        await serving
-        sock.close()
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
 
 
 def write_kubeconfig(folder: Path, server: str) -> Path:
