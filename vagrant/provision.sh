@@ -16,17 +16,41 @@ packages=(ca-certificates iproute2 iptables nftables ipset conntrack kmod procps
 # What the tests use besides: dig, getent's resolver, shellcheck for this file.
 test_packages=(bind9-dnsutils shellcheck git tcpdump)
 
+# What an installation is made of, beside the system: an editable one needs only the first list.
+recipe=(pyproject.toml vagrant/provision.sh)
+code=(agent netns rules dnsserver examples)
+
 say() { printf 'provision: %s\n' "$*"; }
 die() { printf 'provision: %s\n' "$*" >&2; exit 1; }
+
+# Run a command whose output matters only if it fails; every five seconds its latest line shows that it goes on.
+quietly() {
+  local log shown=$SECONDS line
+  log=$(mktemp)
+  if "$@" 2>&1 </dev/null | while IFS= read -r line; do
+    printf '%s\n' "$line" >>"$log"
+    if [ $((SECONDS - shown)) -ge 5 ]; then
+      say "  ${line:0:100}"
+      shown=$SECONDS
+    fi
+  done; then
+    rm "$log"
+  else
+    cat "$log" >&2
+    rm "$log"
+    return 1
+  fi
+}
 
 have_packages() { dpkg-query -W -f='${Status}\n' "$@" 2>/dev/null | grep -c '^install ok installed$' | grep -qx "$#"; }
 
 ensure_packages() {
   have_packages "$@" && return
-  say "installing system packages: $*"
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq || die "apt-get update failed; is the network up?"
-  apt-get install -qq -y --no-install-recommends "$@" >/dev/null || die "apt-get could not install: $*"
+  say "fetching the lists of system packages"
+  quietly apt-get update || die "apt-get update failed; is the network up?"
+  say "installing system packages: $*"
+  quietly apt-get install -q -y --no-install-recommends -o Dpkg::Use-Pty=0 "$@" || die "apt-get could not install: $*"
 }
 
 # The first Python that is new enough: the caller's choice, python3, or a versioned one (Ubuntu 22.04 has python3.11 beside 3.10).
@@ -43,31 +67,41 @@ find_python() {
   return 1
 }
 
-ensure_python() {
-  find_python >/dev/null && return
-  ensure_packages python3 python3-venv python3-dev
+# The system packages given, and a Python.
+ensure_system() {
+  if find_python >/dev/null; then
+    ensure_packages "$@"
+    return
+  fi
+  ensure_packages "$@" python3 python3-venv python3-dev
   find_python >/dev/null && return
   ensure_packages python3.11 python3.11-venv python3.11-dev
   find_python >/dev/null || die "no Python 3.11 or later with venv and headers was found or could be installed"
 }
 
-# Install podwire from this checkout into a virtual environment: ensure_venv FOLDER REQUIREMENT [PIP OPTION ...]
+# One line that changes when a file of this checkout does: fingerprint PATH ...
+fingerprint() {
+  (cd "$here" && find "$@" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
+}
+
+# Install podwire from this checkout into a virtual environment: ensure_venv FOLDER REQUIREMENT STAMP [PIP OPTION ...]
 ensure_venv() {
   local folder=$1 requirement=$2 python stamp
-  shift 2
   python=$(find_python)
-  stamp=$("$python" --version; cat "$here/pyproject.toml" "${BASH_SOURCE[0]}")
+  stamp=$("$python" --version; printf '%s\n' "$3")
+  shift 3
   [ -x "$folder/bin/podwire" ] && [ "$(cat "$folder/.provisioned" 2>/dev/null)" = "$stamp" ] && return
-  say "installing podwire and its libraries into $folder"
+  say "installing podwire and the Python libraries it needs into $folder"
   [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
-  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" "$requirement" \
-    || die "pip could not install podwire; is the package index reachable?"
+  # --use-pep517: older versions of pip would build python-iptables in a way that they themselves call deprecated
+  quietly "$folder/bin/python" -m pip install --disable-pip-version-check --root-user-action=ignore --progress-bar off \
+    --use-pep517 "$@" "$requirement" || die "pip could not install podwire; is the package index reachable?"
   printf '%s\n' "$stamp" >"$folder/.provisioned"
 }
 
 ensure_service() {
   if [ ! -d /run/systemd/system ]; then
-    say "no systemd here: the unit is not installed"
+    say "done. No systemd runs here, so no service was installed; to start a node: podwire up --node-netns lab --detach"
     return
   fi
   install -m 0644 "$here/vagrant/podwire.service" /etc/systemd/system/podwire.service
@@ -75,6 +109,7 @@ ensure_service() {
   systemctl enable --quiet podwire.service
   say "starting podwire.service"
   systemctl restart podwire.service || { journalctl -u podwire.service -n 30 --no-pager >&2; die "podwire.service did not start"; }
+  say "done: podwire status; podwire get pods"
 }
 
 ensure_environment() {
@@ -88,17 +123,14 @@ main() {
   command -v apt-get >/dev/null || die "this needs Debian 12+ or Ubuntu 22.04+ (no apt-get here)"
   case "${1:-}" in
     --development)
-      ensure_packages "${packages[@]}" "${test_packages[@]}"
-      ensure_python
-      ensure_venv "$here/.venv" "${here}[dev]" --editable
+      ensure_system "${packages[@]}" "${test_packages[@]}"
+      ensure_venv "$here/.venv" "${here}[dev]" "$(fingerprint "${recipe[@]}")" --editable
       ;;
     "")
-      ensure_packages "${packages[@]}"
-      ensure_python
-      ensure_venv "$prefix" "$here" --upgrade
+      ensure_system "${packages[@]}"
+      ensure_venv "$prefix" "$here" "$(fingerprint "${recipe[@]}" "${code[@]}")" --upgrade
       ensure_environment
       ensure_service
-      say "done: podwire status; podwire get pods"
       ;;
     *) die "unknown option: $1" ;;
   esac
