@@ -2,26 +2,33 @@
 
 One CA signs three certificates: the API server's, the kubelet's (for ``exec`` and logs) and the API server's client
 certificate towards the kubelet. People and components show the API server a bearer token. All private files are 0600
-and written by rename, so that a crash leaves the old file or the new one.
+and written by rename, so that a crash leaves the old file or the new one. What is found is checked: a file that cannot
+be read, a key without its certificate, a certificate of another CA are made again.
 """
 
 from __future__ import annotations
 
 import base64
 import ipaddress
+import logging
 import os
+import re
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import yaml
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.config import Config
+
+log = logging.getLogger(__name__)
 
 CA_DAYS, LEAF_DAYS, RENEW_DAYS = 3650, 365, 30
 
@@ -33,16 +40,16 @@ def ensure_pki(config: Config, *, loopback_port: int) -> None:
     """
     folder = config.paths.pki
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _ensure_ca(folder)
+    ca = _ensure_ca(folder)
     names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
     names += [f"kubernetes.default.svc.{config.cluster_domain}", config.node_name]
     addresses = ["127.0.0.1", config.kubernetes_ip, config.gateway, *([config.node_ip] if config.node_ip else [])]
-    _ensure_leaf(folder, "apiserver", "kube-apiserver", names=names, addresses=addresses)
-    _ensure_leaf(folder, "kubelet", f"system:node:{config.node_name}", names=[config.node_name], addresses=addresses)
-    _ensure_leaf(folder, "kubelet-client", "kube-apiserver-kubelet-client", names=[], addresses=[])
-    token = folder / "token"
-    if not token.exists():
-        write_private(token, secrets.token_urlsafe(32).encode())
+    _ensure_leaf(folder, ca, "apiserver", "kube-apiserver", names=names, addresses=addresses)
+    _ensure_leaf(
+        folder, ca, "kubelet", f"system:node:{config.node_name}", names=[config.node_name], addresses=addresses
+    )
+    _ensure_leaf(folder, ca, "kubelet-client", "kube-apiserver-kubelet-client", names=[], addresses=[])
+    _ensure_token(folder / "token")
     _write_kubeconfig(config.paths.kubeconfig, folder, f"https://127.0.0.1:{loopback_port}", config)
     node_server = (
         f"https://{config.node_ip}:{config.api_port}" if config.node_ip else f"https://127.0.0.1:{loopback_port}"
@@ -61,52 +68,92 @@ def write_private(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def _ensure_ca(folder: Path) -> None:
-    if (folder / "ca.crt").exists() and (folder / "ca.key").exists():
-        return
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A certificate and its private key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+def _ensure_token(path: Path) -> None:
+    token = path.read_bytes() if path.exists() else b""
+    if not re.fullmatch(rb"[A-Za-z0-9_-]{16,}", token):
+        write_private(path, secrets.token_urlsafe(32).encode())
+
+
+def _ensure_ca(folder: Path) -> _Pair:
+    found = _read(folder, "ca")
+    if found is not None and not _ends_soon(found.certificate):
+        return found
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "podwire-ca")])
     builder = _builder(name, name, key.public_key(), days=CA_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(ca=True), critical=True)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    write_private(folder / "ca.key", _pem(key))
-    write_private(folder / "ca.crt", builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return _write(folder, "ca", _Pair(builder.sign(key, hashes.SHA256()), key))
 
 
-def _ensure_leaf(folder: Path, file: str, common_name: str, *, names: Sequence[str], addresses: Sequence[str]) -> None:
+def _ensure_leaf(
+    folder: Path, ca: _Pair, file: str, common_name: str, *, names: Sequence[str], addresses: Sequence[str]
+) -> None:
     wanted: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
     wanted += [x509.IPAddress(ipaddress.ip_address(address)) for address in dict.fromkeys(addresses)]
-    path = folder / f"{file}.crt"
-    if path.exists() and (folder / f"{file}.key").exists() and _still_good(path, wanted):
+    found = _read(folder, file)
+    if found is not None and _still_good(found.certificate, ca.certificate, wanted):
         return
-    ca = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-    ca_key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
-    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    builder = _builder(subject, ca.subject, key.public_key(), days=LEAF_DAYS)
+    builder = _builder(subject, ca.certificate.subject, key.public_key(), days=LEAF_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(ca=False), critical=True)
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
     builder = builder.add_extension(issuer, critical=False)
     if wanted:
         builder = builder.add_extension(x509.SubjectAlternativeName(wanted), critical=False)
-    write_private(folder / f"{file}.key", _pem(key))
-    write_private(path, builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    _write(folder, file, _Pair(builder.sign(ca.key, hashes.SHA256()), key))
 
 
-def _still_good(path: Path, wanted: Sequence[x509.GeneralName]) -> bool:
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    if certificate.not_valid_after_utc - datetime.now(UTC) < timedelta(days=RENEW_DAYS):
+def _read(folder: Path, file: str) -> _Pair | None:
+    """A certificate and the key that belongs to it; None if they are not both there, or not both sound."""
+    try:
+        certificate = x509.load_pem_x509_certificate((folder / f"{file}.crt").read_bytes())
+        key = serialization.load_pem_private_key((folder / f"{file}.key").read_bytes(), password=None)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:  # not PEM; a key with a password
+        log.warning("%s: %s.crt and %s.key are made again: %s", folder, file, file, error)
+        return None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        log.warning("%s: %s.crt and %s.key are made again: they do not belong together", folder, file, file)
+        return None
+    return _Pair(certificate, key)
+
+
+def _write(folder: Path, file: str, pair: _Pair) -> _Pair:
+    write_private(folder / f"{file}.key", _pem(pair.key))
+    write_private(folder / f"{file}.crt", pair.certificate.public_bytes(serialization.Encoding.PEM))
+    return pair
+
+
+def _still_good(certificate: x509.Certificate, ca: x509.Certificate, wanted: Sequence[x509.GeneralName]) -> bool:
+    if _ends_soon(certificate):
         return False
     try:
+        certificate.verify_directly_issued_by(ca)
         have = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except InvalidSignature:
+        return False
     except x509.ExtensionNotFound:
         return not wanted
     return set(wanted) <= set(have)
+
+
+def _ends_soon(certificate: x509.Certificate) -> bool:
+    return certificate.not_valid_after_utc - datetime.now(UTC) < timedelta(days=RENEW_DAYS)
 
 
 def _builder(

@@ -65,7 +65,13 @@ def _detach(config: Config) -> None:
         fail(f"cannot start: podwire already runs with the state directory {paths.state_dir} (pid {status.pid})")
     paths.logs.mkdir(parents=True, exist_ok=True)
     log_file = paths.logs / "supervisor.log"
-    argv = [sys.executable, "-m", "agent.cli.main", *(argument for argument in sys.argv[1:] if argument != "--detach")]
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "agent.cli.main",
+        *(argument for argument in sys.argv[1:] if argument != "--detach"),
+    ]
     with log_file.open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -82,16 +88,27 @@ def _detach(config: Config) -> None:
 
 
 def _wait_ready(paths: Paths, process: subprocess.Popen[bytes] | None = None) -> NodeStatus | None:
+    """The status of a node that is ready, or of one that is not after all this time; None if it has ended. What keeps
+    it from being ready is told as it happens.
+    """
     deadline = time.monotonic() + START_TIMEOUT
-    status = None
+    status, told = None, set[str]()
     while time.monotonic() < deadline:
         status = read_status(paths)
         if status is not None and status.ready:
             return status
+        for trouble in _troubles(status) - told:
+            click.echo(f"podwire: {trouble}; trying again", err=True)
+            told.add(trouble)
         if process is not None and process.poll() is not None:
             return None
         time.sleep(0.05)
     return status
+
+
+def _troubles(status: NodeStatus | None) -> set[str]:
+    """Why processes that are not ready have died."""
+    return {f"{c.name} died: {c.why}" for c in (status.children if status else ()) if c.why and c.state != "ready"}
 
 
 @click.command()

@@ -1,4 +1,5 @@
-"""The kubelet's own HTTPS server: what the API server asks a node for ``kubectl logs``, ``exec`` and ``attach``.
+"""The kubelet's own HTTPS server: what the API server asks a node for ``kubectl logs``, ``exec``, ``attach`` and
+``port-forward`` (``portforward``).
 
 Paths and WebSocket protocol are upstream's (pkg/kubelet/server), so that the API server only relays. Who connects must
 show a certificate signed by the node's CA: being able to exec in any container is being root on the machine.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -29,6 +31,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from agent.config import Config
+from agent.kubelet import portforward
 from agent.kubelet.attachment import Attachment
 from agent.kubelet.containers import Container, ContainerError, ExecProcess, Runtime
 from agent.kubelet.logs import LogOptions, read_log
@@ -50,11 +53,18 @@ class Refused(Exception):
         super().__init__(message)
 
 
+class ListenError(Exception):
+    """The server's address cannot be had; the message says which, why, and what to do."""
+
+
 class Pods(Protocol):
     """What the server asks of the kubelet's loop."""
 
     def find(self, namespace: str, pod: str, container: str, *, previous: bool = False) -> Container:
         """The latest attempt at a container, or the one before. Raises Refused."""
+
+    def network(self, namespace: str, pod: str) -> str:
+        """The network namespace of a running pod, as a path; ``""`` is the node's own. Raises Refused."""
 
     def pods(self) -> Sequence[Any]:
         """All pods of this node, as JSON-ready values."""
@@ -83,14 +93,14 @@ def make_app(pods: Pods, runtime: Runtime, containers: Path) -> Starlette:
             Route(f"/containerLogs{path}", service.logs),
             WebSocketRoute(f"/exec{path}", service.exec),
             WebSocketRoute(f"/attach{path}", service.attach),
+            WebSocketRoute("/portForward/{namespace}/{pod}", service.port_forward),
         ]
     )
 
 
 async def serve(config: Config, app: Starlette, *, ready: Callable[[], None]) -> None:
-    """Serve on the node's address until cancelled. Raises OSError where the address cannot be had."""
-    family = socket.AF_INET6 if ":" in config.node_ip else socket.AF_INET
-    listener = socket.create_server((config.node_ip, config.kubelet_port), family=family, backlog=128)
+    """Serve on the node's address until cancelled. Raises ListenError where the address cannot be had."""
+    listener = _listen(config.node_ip, config.kubelet_port)
     pki = config.paths.pki
     await serve_app(
         app,
@@ -103,6 +113,17 @@ async def serve(config: Config, app: Starlette, *, ready: Callable[[], None]) ->
         ssl_ca_certs=str(pki / "ca.crt"),
         ssl_cert_reqs=ssl.CERT_REQUIRED,
     )
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=128)
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on {address} port {port}: {os.strerror(error.errno or 0)}; is another kubelet there? "
+            "Set kubelet_port in the configuration"
+        ) from error
 
 
 class _Service:
@@ -155,6 +176,14 @@ class _Service:
             await _refuse(websocket, Refused(500, str(error)))
             return
         await Session(websocket, attachment).run()
+
+    async def port_forward(self, websocket: WebSocket) -> None:
+        try:
+            netns = self._pods.network(**websocket.path_params)
+        except Refused as refusal:
+            await _refuse(websocket, refusal)
+            return
+        await portforward.Session(websocket, partial(portforward.connect_inside, netns)).run()
 
     def _find_running(self, websocket: WebSocket) -> Container:
         container = self._pods.find(**websocket.path_params)

@@ -5,6 +5,6 @@ dies. It stays in the network namespace it was started in and owns the API serve
 loopback: it hands the socket down, so that a client outside finds the port open even while the API server restarts.
 
 ``prepare`` the node before anything runs · ``child`` one process, its readiness and its restarts · ``process`` what
-runs inside a child · ``daemon`` the loop · ``state`` what other commands (status, down) read · ``clean`` takes it all
-away.
+runs inside a child · ``predecessors`` what a killed supervisor left behind · ``daemon`` the loop · ``state`` what other
+commands (status, down) read · ``clean`` takes it all away.
 """

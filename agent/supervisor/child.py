@@ -1,7 +1,9 @@
 """One child process: started, watched until it says it is ready, started again when it dies.
 
-A child says "ready" by writing a line to the pipe whose number is in ``$PODWIRE_READY_FD``. When the supervisor dies
-the kernel sends each child SIGTERM (``PR_SET_PDEATHSIG``, set by the child itself), so that none outlives it unseen.
+A child talks through the pipe whose number is in ``$PODWIRE_STATUS_FD``, a line at a time: ``ready``, and before it
+ends because something is wrong, ``failed`` and why, so that a person need not look for the reason in a log. When the
+supervisor dies the kernel sends each child SIGTERM (``PR_SET_PDEATHSIG``, set by the child itself), so that none
+outlives it unseen.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ log = logging.getLogger(__name__)
 BACKOFF = (0.5, 30.0)  # seconds: pause before the first restart, longest pause
 STEADY = 60.0  # seconds after which a run counts as good and the pause starts small again
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+LAST_WORDS = 1.0  # seconds that the pipe of a dead child may take to end
 LOG_LIMIT = 16 << 20  # bytes after which a log is put aside at the next start
+
+
+def command(role: str, config_file: Path) -> tuple[str, ...]:
+    """The argv of a child. ``-P``: nothing is imported from the folder that podwire happens to be started in."""
+    return (sys.executable, "-P", "-m", "agent.supervisor.process", role, str(config_file))
 
 
 class Child:
@@ -44,6 +52,7 @@ class Child:
         self._since = time.time()
         self._restarts = 0
         self._why = ""
+        self._said = ""
 
     @property
     def status(self) -> ChildStatus:
@@ -57,7 +66,7 @@ class Child:
             while True:
                 started = time.monotonic()
                 code = await self._run_once()
-                self._why = _ending(code)
+                self._why = f"{_ending(code)}: {self._said}" if self._said else _ending(code)
                 log.error("%s died: %s%s", self.role, self._why, self._hint())
                 pause = BACKOFF[0] if time.monotonic() - started > STEADY else pause
                 self._set("waiting")
@@ -71,33 +80,39 @@ class Child:
     async def _run_once(self) -> int:
         read_end, write_end = os.pipe()
         try:
-            self._set("starting")
+            self._said = ""
             self._process = await self._spawn(write_end)
+            self._set("starting")
+        except BaseException:
+            os.close(read_end)
+            raise
         finally:
             os.close(write_end)
-        watcher = asyncio.create_task(self._watch_ready(read_end))
+        listener = asyncio.create_task(self._listen_to(read_end))
         try:
-            return await self._process.wait()
+            code = await self._process.wait()
+            await asyncio.wait([listener], timeout=LAST_WORDS)
+            return code
         finally:
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
 
-    async def _spawn(self, ready_fd: int) -> asyncio.subprocess.Process:
-        argv = [sys.executable, "-m", "agent.supervisor.process", self.role, str(self._config_file)]
+    async def _spawn(self, status_fd: int) -> asyncio.subprocess.Process:
         environment = {
             **os.environ,
-            "PODWIRE_READY_FD": str(ready_fd),
+            "PODWIRE_STATUS_FD": str(status_fd),
+            "PODWIRE_SUPERVISOR": str(os.getpid()),
             "PODWIRE_LISTEN_FDS": ",".join(map(str, self._listen)),
         }
         output = self._open_log()
         try:
             return await asyncio.create_subprocess_exec(
-                *argv,
+                *command(self.role, self._config_file),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environment,
-                pass_fds=(ready_fd, *self._listen),
+                pass_fds=(status_fd, *self._listen),
                 process_group=0,  # Ctrl-C is for the supervisor: it stops its children in order
             )
         finally:
@@ -112,14 +127,18 @@ class Child:
             self._log_file.replace(self._log_file.with_suffix(".log.1"))
         return os.open(self._log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
-    async def _watch_ready(self, read_end: int) -> None:
+    async def _listen_to(self, read_end: int) -> None:
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         pipe = os.fdopen(read_end, "rb", buffering=0)
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         try:
-            if await reader.readline():
-                self._set("ready")
+            while line := (await reader.readline()).decode(errors="replace").strip():
+                word, _, rest = line.partition(" ")
+                if word == "ready":
+                    self._set("ready")
+                elif word == "failed":
+                    self._said = rest
         finally:
             transport.close()
 
@@ -129,7 +148,8 @@ class Child:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), GRACE)
+            async with asyncio.timeout(GRACE):
+                await process.wait()
         except TimeoutError:
             log.warning("%s did not stop within %g s: killed", self.role, GRACE)
             process.kill()

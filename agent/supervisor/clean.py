@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from agent.config import Config, Paths, read_resolved
+from agent.supervisor.predecessors import await_predecessors
 from agent.supervisor.prepare import in_node, made_namespace, sysctl_memory
 from agent.supervisor.state import SupervisorError, running_pid
 from netns import host, namespaces
@@ -25,6 +26,7 @@ def stop(paths: Paths) -> bool:
     """Stop the supervisor of this state directory and wait until it is gone. False where none runs."""
     pid = running_pid(paths)
     if pid is None:
+        await_predecessors(paths.resolved_config)
         return False
     handle = os.pidfd_open(pid)
     try:

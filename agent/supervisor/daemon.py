@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from agent.config import Config
 from agent.supervisor.child import Child
 from agent.supervisor.notify import notify
+from agent.supervisor.predecessors import await_predecessors
 from agent.supervisor.prepare import prepare
 from agent.supervisor.process import ROLES
 from agent.supervisor.state import Lock, NodeStatus, write_status
@@ -70,6 +71,7 @@ def run_node(config: Config, announce: Callable[[NodeStatus], None]) -> None:
     """Run a node in the foreground until it is told to stop. Raises SupervisorError where it cannot start."""
     lock = Lock(config.paths)
     try:
+        await_predecessors(config.paths.resolved_config)
         prepared = prepare(config)
         try:
             asyncio.run(_until_told(Supervisor(prepared.config, prepared.listeners, announce)))

@@ -6,6 +6,8 @@ Each step is idempotent: after a crash, or on a node whose pods still run, nothi
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +95,8 @@ def _node_address(config: Config, addresses: Sequence[str]) -> str:
 def _listen(port: int, paths: Paths) -> socket.socket:
     """The API server's socket on the caller's loopback: the port of last time, else ``port``, else a free one."""
     memory = paths.state_dir / "loopback-port"
-    last = int(memory.read_text()) if memory.exists() else port
+    noted = memory.read_bytes() if memory.exists() else b""
+    last = int(noted) if re.fullmatch(rb"[1-9]\d{0,4}", noted) and int(noted) < 65536 else port
     for candidate in dict.fromkeys((last, port, 0)):
         try:
             listener = socket.create_server(("127.0.0.1", candidate), backlog=BACKLOG)
@@ -109,6 +112,6 @@ def _listen_on_node(config: Config) -> socket.socket:
         return socket.create_server((config.node_ip, config.api_port), backlog=BACKLOG)
     except OSError as error:
         raise SupervisorError(
-            f"cannot listen on the node's address {config.node_ip}:{config.api_port}: {error.strerror}; "
+            f"cannot listen on the node's address {config.node_ip}:{config.api_port}: {os.strerror(error.errno or 0)}; "
             f"is another API server there? Set api_port in the configuration"
         ) from error

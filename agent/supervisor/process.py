@@ -72,6 +72,16 @@ ROLES: dict[str, Callable[[Config, Ready], Awaitable[None]]] = {
 def main() -> int:
     role, config_file = sys.argv[1], Path(sys.argv[2])
     _die_with_parent()
+    setup_logging(role)
+    try:
+        return _run(role, config_file)
+    except Exception as error:
+        log.exception("%s failed", role)
+        _say(f"failed {resolve_reason(error)}")
+        return 1
+
+
+def _run(role: str, config_file: Path) -> int:
     config = read_resolved(config_file)
     setup_logging(role, verbose=config.verbose)
     if config.node_netns:
@@ -81,9 +91,16 @@ def main() -> int:
     return asyncio.run(_until_terminated(ROLES[role], config))
 
 
+def resolve_reason(error: BaseException) -> str:
+    """What went wrong, in one line: of a group of exceptions, what each of them says."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(resolve_reason(inner) for inner in error.exceptions))
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 async def _until_terminated(component: Callable[[Config, Ready], Awaitable[None]], config: Config) -> int:
-    """Run the component; SIGTERM cancels it, which leaves the dataplane as it is. Exit code 1 when it failed."""
-    task = asyncio.ensure_future(component(config, _say_ready))
+    """Run the component; SIGTERM cancels it, which leaves the dataplane as it is."""
+    task = asyncio.ensure_future(component(config, lambda: _say("ready")))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
@@ -91,17 +108,14 @@ async def _until_terminated(component: Callable[[Config, Ready], Awaitable[None]
         await task
     except asyncio.CancelledError:
         return 0
-    except Exception:
-        log.exception("%s failed", component.__name__)
-        return 1
     return 0
 
 
-def _say_ready() -> None:
-    descriptor = os.environ.pop("PODWIRE_READY_FD", "")
+def _say(line: str) -> None:
+    """Tell the supervisor (see ``child``)."""
+    descriptor = os.environ.get("PODWIRE_STATUS_FD")
     if descriptor:
-        os.write(int(descriptor), b"ready\n")
-        os.close(int(descriptor))
+        os.write(int(descriptor), f"{line}\n".encode(errors="replace"))
 
 
 def _inherited_sockets() -> list[socket.socket]:
@@ -110,10 +124,11 @@ def _inherited_sockets() -> list[socket.socket]:
 
 
 def _die_with_parent() -> None:
-    parent = os.getppid()
+    """Unless it is dead already: a supervisor may be killed at any moment, also before this line."""
+    parent = int(os.environ.get("PODWIRE_SUPERVISOR", os.getppid()))
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died between the two lines
+    if os.getppid() != parent:
         sys.exit(0)
 
 

@@ -58,13 +58,17 @@ def write_status(paths: Paths, status: NodeStatus) -> None:
 
 
 def read_status(paths: Paths) -> NodeStatus | None:
-    """The node's status, or None where no supervisor runs (whatever an earlier one left behind)."""
-    if running_pid(paths) is None:
+    """The node's status, or None where no supervisor runs, or where it has said nothing yet (whatever an earlier one
+    left behind).
+    """
+    pid = running_pid(paths)
+    if pid is None:
         return None
     try:
-        return msgspec.json.decode((paths.run_dir / "status.json").read_bytes(), type=NodeStatus)
-    except FileNotFoundError:
+        status = msgspec.json.decode((paths.run_dir / "status.json").read_bytes(), type=NodeStatus)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
+    return status if status.pid == pid else None
 
 
 class Lock:

@@ -3,6 +3,7 @@ import ssl
 import stat
 from pathlib import Path
 
+import pytest
 import yaml
 from cryptography import x509
 
@@ -52,3 +53,34 @@ def test_kubeconfigs_and_private_files_are_for_their_owner_only(tmp_path: Path) 
         for name in ("kubeconfig", "node.kubeconfig")
     ]
     assert servers == ["https://127.0.0.1:1234", "https://192.0.2.2:6443"]
+
+
+def _accepts_itself(folder: Path) -> None:
+    """A client that trusts the CA of the kubeconfig's making accepts what the API server and the kubelet show."""
+    context = ssl.create_default_context(cafile=str(folder / "pki/ca.crt"))
+    ca = x509.load_pem_x509_certificate((folder / "pki/ca.crt").read_bytes())
+    for name in ("apiserver", "kubelet", "kubelet-client"):
+        context.load_cert_chain(folder / f"pki/{name}.crt", folder / f"pki/{name}.key")
+        x509.load_pem_x509_certificate((folder / f"pki/{name}.crt").read_bytes()).verify_directly_issued_by(ca)
+    user = yaml.safe_load((folder / "kubeconfig").read_text())["users"][0]["user"]
+    assert user["token"] == (folder / "pki/token").read_text() != ""
+
+
+@pytest.mark.parametrize("content", [None, b"", bytes(range(256))], ids=["missing", "empty", "garbage"])
+@pytest.mark.parametrize("file", ["ca.crt", "ca.key", "apiserver.crt", "apiserver.key", "kubelet.key", "token"])
+def test_what_is_missing_or_damaged_is_made_again(tmp_path: Path, file: str, content: bytes | None) -> None:
+    ensure_pki(_config(tmp_path), loopback_port=1234)
+    if content is None:
+        (tmp_path / "pki" / file).unlink()
+    else:
+        (tmp_path / "pki" / file).write_bytes(content)
+    ensure_pki(_config(tmp_path), loopback_port=1234)
+    _accepts_itself(tmp_path)
+
+
+def test_a_key_of_another_certificate_is_not_used(tmp_path: Path) -> None:
+    """As after a crash between the two files."""
+    ensure_pki(_config(tmp_path), loopback_port=1234)
+    (tmp_path / "pki/kubelet.key").write_bytes((tmp_path / "pki/apiserver.key").read_bytes())
+    ensure_pki(_config(tmp_path), loopback_port=1234)
+    _accepts_itself(tmp_path)

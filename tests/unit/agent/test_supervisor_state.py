@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,12 @@ def test_status_is_there_only_while_somebody_holds_the_lock(tmp_path: Path) -> N
     lock = Lock(paths)
     assert read_status(paths) is None
     write_status(paths, STATUS)
-    assert read_status(paths) == STATUS
+    assert read_status(paths) is None, "it is another supervisor's"
+    mine = replace(STATUS, pid=os.getpid())
+    write_status(paths, mine)
+    assert read_status(paths) == mine
+    (paths.run_dir / "status.json").write_bytes(b"\xff{")
+    assert read_status(paths) is None
     lock.release()
     assert read_status(paths) is None
 

@@ -1,0 +1,96 @@
+"""A child process that cannot do its work says why, and none outlives its supervisor."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.supervisor.child import Child, command
+from agent.supervisor.predecessors import await_predecessors, find_children
+from agent.supervisor.process import resolve_reason
+
+LINGER = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+)
+
+
+async def until(child: Child, check: Callable[[], bool]) -> None:
+    running = asyncio.create_task(child.run())
+    try:
+        async with asyncio.timeout(30):
+            while not check():  # noqa: ASYNC110 - it polls a status that nobody announces
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_child_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it import anything from where podwire happens to be started."""
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent/__init__.py").write_text("raise SystemExit('imported from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text("{")
+    child = Child("dns", config_file=config, log_file=tmp_path / "dns.log", changed=lambda: None)
+    await until(child, lambda: bool(child.status.why))
+    assert child.status.why == "exit code 1: Input data was truncated"
+    assert "Traceback" in (tmp_path / "dns.log").read_text()
+
+
+async def test_a_child_that_is_killed_has_said_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    child = Child("control", config_file=tmp_path / "config.json", log_file=tmp_path / "log", changed=lambda: None)
+
+    def kill() -> bool:
+        if not child.status.why and child.status.pid is not None:
+            os.kill(child.status.pid, signal.SIGKILL)
+        return bool(child.status.why)
+
+    await until(child, kill)
+    assert child.status.why == "killed by SIGKILL"
+
+
+def test_a_child_whose_supervisor_died_before_it_began_ends(tmp_path: Path) -> None:
+    environment = {**os.environ, "PODWIRE_SUPERVISOR": str(os.getppid())}
+    argv = command("dns", tmp_path / "missing.json")
+    done = subprocess.run(argv, env=environment, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(98, "Address already in use"), "[Errno 98] Address already in use"),
+        (ValueError(), "ValueError"),
+        (ValueError("two\nlines"), "two lines"),
+        (ExceptionGroup("g", [ValueError("a"), ExceptionGroup("h", [ValueError("b"), ValueError("b")])]), "a; b"),
+    ],
+)
+def test_reasons_are_one_line(error: Exception, reason: str) -> None:
+    assert resolve_reason(error) == reason
+
+
+@pytest.mark.parametrize("how", ["ends", "lingers"])
+def test_what_an_earlier_supervisor_left_behind_is_waited_for(tmp_path: Path, how: str) -> None:
+    """Recognised by its command line; one that does not end is killed."""
+    config = tmp_path / "config.json"
+    program = tmp_path / "agent/supervisor"
+    program.mkdir(parents=True)
+    for folder in (program, program.parent):
+        (folder / "__init__.py").touch()
+    (program / "process.py").write_text(LINGER if how == "lingers" else "print('up', flush=True)")
+    argv = [sys.executable, "-B", *command("dns", config)[2:]]  # as a child is called, but for -P
+    with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        assert find_children(tmp_path / "other.json") == ()
+        assert how == "ends" or find_children(config) == (process.pid,)
+        await_predecessors(config, grace=0.2 if how == "lingers" else 30)
+        assert find_children(config) == ()
+        assert process.wait() == (-signal.SIGKILL if how == "lingers" else 0)
