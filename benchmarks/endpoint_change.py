@@ -1,7 +1,5 @@
 """How long until one changed endpoint is in the kernel, on a node with 100 Services of 5 endpoints, for each engine.
 
-    sudo python -m benchmarks.endpoint_change [--services N] [--endpoints N] [--rounds N]
-
 Everything happens in a network namespace of its own. ``change`` is the way of one changed endpoint from the Snapshot to
 the return of the kernel (policy, lowering, diff, apply); ``first`` the same for all Services into empty tables;
 ``look`` one check for tampering where nothing changed.
@@ -9,15 +7,14 @@ the return of the kernel (policy, lowering, diff, apply); ``first`` the same for
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 from agent.proxy.dataplane import Dataplane
 from agent.shell import run
+from benchmarks.tables import print_table, summary
 from netns import namespaces
 from rules.iptables.engines import Engine
 from rules.iptables.engines.libiptc import LibiptcEngine
@@ -36,6 +33,8 @@ from rules.snapshot import (
     Snapshot,
 )
 
+SERVICES, ENDPOINTS, ROUNDS, LOOKS = 100, 5, 40, 10
+
 ENGINES: dict[str, Callable[[], Engine]] = {
     "iptables-nft-restore": lambda: RestoreEngine(run, variant="nft"),
     "iptables-legacy-restore": lambda: RestoreEngine(run, variant="legacy"),
@@ -43,44 +42,36 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    """Milliseconds."""
-
-    engine: str
-    first: float
-    change: list[float]
-    look: float
-
-
 def main() -> None:
-    arguments = _arguments()
     namespace = f"podwire-bench-{os.getpid()}"
     namespaces.ensure(namespace)
     try:
-        results = [
-            namespaces.inside(namespace, lambda name=name: measure(name, arguments))  # type: ignore[misc]
-            for name in ENGINES
-        ]
+        rows = [row for name in ENGINES for row in namespaces.inside(namespace, partial(_measure, name))]
     finally:
         namespaces.remove(namespace)
-    print(render(results, arguments))
+    title = f"One endpoint changed, {SERVICES} Services of {ENDPOINTS} endpoints, proxy and kernel alone"
+    print_table(title, ("engine", "what", "runs", "median", "p99", "max"), rows)
 
 
-def measure(name: str, arguments: argparse.Namespace) -> Result:
+def _measure(name: str) -> list[tuple[str, ...]]:
     engine, memo = ENGINES[name](), Memo()
     dataplane = Dataplane({Family.IPV4: engine}, run)
-    world = make_world(arguments.services, arguments.endpoints)
-    first = _milliseconds(lambda: dataplane.sync(resolve_frontends(world, memo)))
-    changes = []
-    for number in range(arguments.rounds):
-        changed = change_one(world, number)
-        changes.append(_milliseconds(lambda: dataplane.sync(resolve_frontends(changed, memo))))  # noqa: B023
-    dataplane.check()
-    look = _milliseconds(dataplane.check)
-    engine.cleanup()
-    dataplane.close()
-    return Result(name, first, changes, look)
+    world = make_world(SERVICES, ENDPOINTS)
+    try:
+        first = [_seconds(lambda: dataplane.sync(resolve_frontends(world, memo)))]
+        changed = [change_one(world, number) for number in range(ROUNDS)]
+        changes = [_seconds(partial(_sync, dataplane, snapshot, memo)) for snapshot in changed]
+        dataplane.check()
+        looks = [_seconds(dataplane.check) for _ in range(LOOKS)]
+        engine.cleanup()
+    finally:
+        dataplane.close()
+    times = {"change": changes, "look": looks, "first": first}
+    return [(name, what, *summary(values)) for what, values in times.items()]
+
+
+def _sync(dataplane: Dataplane, snapshot: Snapshot, memo: Memo) -> None:
+    dataplane.sync(resolve_frontends(snapshot, memo))
 
 
 def make_world(services: int, endpoints: int) -> Snapshot:
@@ -107,18 +98,6 @@ def change_one(world: Snapshot, number: int) -> Snapshot:
     return Snapshot(world.node, world.settings, world.services, {**world.slices, name: (_slice(name, addresses),)})
 
 
-def render(results: list[Result], arguments: argparse.Namespace) -> str:
-    lines = [
-        f"one endpoint changed, {arguments.services} Services x {arguments.endpoints} endpoints,"
-        f" {arguments.rounds} rounds; milliseconds",
-        f"{'engine':<26}{'first':>10}{'change p50':>12}{'max':>8}{'look':>8}",
-    ]
-    for result in results:
-        middle, worst = statistics.median(result.change), max(result.change)
-        lines.append(f"{result.engine:<26}{result.first:>10.0f}{middle:>12.1f}{worst:>8.1f}{result.look:>8.1f}")
-    return "\n".join(lines)
-
-
 def _slice(name: ServiceName, addresses: list[str]) -> EndpointSlice:
     endpoints = tuple(Endpoint(address, node="here") for address in addresses)
     return EndpointSlice(f"{name.name}-1", "IPv4", (SlicePort(8080),), endpoints)
@@ -129,19 +108,7 @@ def _address(base: int, number: int) -> str:
     return ".".join(str(value >> shift & 255) for shift in (24, 16, 8, 0))
 
 
-def _milliseconds(action: Callable[[], object]) -> float:
+def _seconds(action: Callable[[], object]) -> float:
     began = time.perf_counter()
     action()
-    return (time.perf_counter() - began) * 1e3
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="How long until one changed endpoint is in the kernel.")
-    parser.add_argument("--services", type=int, default=100)
-    parser.add_argument("--endpoints", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=20)
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main()
+    return time.perf_counter() - began
