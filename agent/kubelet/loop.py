@@ -37,6 +37,7 @@ from agent.kubelet.worker import Worker
 log = logging.getLogger(__name__)
 
 PATIENCE = (0.1, 5.0)  # seconds: first and last pause while the API server cannot be reached
+LOOK = 3.0  # seconds between two looks at whether the sandboxes are whole
 AGAIN = 5.0  # seconds until a worker that failed is started again
 
 
@@ -70,6 +71,7 @@ def make_sandboxes(config: Config) -> Sandboxes:
         pod_cidr=config.pod_cidr,
         gateway=config.gateway,
         node_ip=config.node_ip,
+        service_cidr=config.service_cidr,
     )
 
 
@@ -133,6 +135,7 @@ class Kubelet:
         await self._pods.synced.wait()
         await self._objects.synced()
         await self._adopt(group)
+        group.create_task(self._tend_sandboxes())
         ready()
 
     async def _adopt(self, group: asyncio.TaskGroup) -> None:
@@ -147,6 +150,19 @@ class Kubelet:
         log.info("adopted %d pods, removing %d that are gone from the API", len(found) - len(orphans), len(orphans))
         for uid in orphans:
             group.create_task(self._remove_orphan(uid))
+
+    async def _tend_sandboxes(self) -> None:
+        """Somebody may delete a link, the bridge or a namespace, and nobody tells: so look from time to time."""
+        assert self._tools is not None
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                lost = await self._tools.sandboxes.repair()
+            except SandboxError as error:
+                log.warning("%s: trying again in %g s", error, LOOK)
+                continue
+            for uid in self._workers.keys() & set(lost):
+                self._workers[uid].lose_sandbox()
 
     # Changes
 

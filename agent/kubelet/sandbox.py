@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +28,7 @@ import msgspec
 
 from agent.kubelet import procfs
 from agent.kubelet.bundle import Mount
-from netns import attach, ipam, links, namespaces
+from netns import attach, host, ipam, links, namespaces
 from netns.errors import NetnsError
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,9 @@ class _Record:
     ip: str
 
 
+Uids = tuple[str, ...]  # a name for a type that Sandboxes.list would hide inside the class
+
+
 class Sandboxes:
     """The sandboxes of one node. ``netns``: the node's namespace, if this process has not entered it itself."""
 
@@ -118,13 +122,14 @@ class Sandboxes:
         pod_cidr: str,
         gateway: str,
         node_ip: str = "",
+        service_cidr: str = "",
         mtu: int = attach.DEFAULT_MTU,
         netns: str | Path | None = None,
         hosts_file: Path = Path("/etc/hosts"),
     ) -> None:
         self._pods, self._addresses = pods, addresses
         self._bridge, self._cidr, self._gateway, self._node_ip, self._mtu = bridge, pod_cidr, gateway, node_ip, mtu
-        self._hosts_file = hosts_file
+        self._service_cidr, self._hosts_file = service_cidr, hosts_file
         self._pool: ipam.Pool | None = None
         enter = (namespaces.enter, (netns,)) if netns is not None else (None, ())
         self._thread = ThreadPoolExecutor(1, "netlink", *enter)
@@ -136,6 +141,13 @@ class Sandboxes:
     async def remove(self, uid: str) -> None:
         """Remove the sandbox; its containers must be gone. Nothing happens if there is none."""
         await self._run("remove", f"pod {uid}", lambda: self._remove(uid))
+
+    async def repair(self) -> Uids:
+        """Put back what somebody took away on the node's side: the bridge, a pod's link. Containers go on running.
+
+        Returns the UIDs of sandboxes whose namespace is gone: only ``ensure`` helps them, and new containers.
+        """
+        return await self._run("repair", "all pods", self._repair)
 
     async def list(self) -> tuple[Sandbox, ...]:
         """Every sandbox that was made and not removed, also by an earlier podwire, by UID."""
@@ -172,17 +184,53 @@ class Sandboxes:
         name = namespace_name(record.spec)
         namespaces.ensure(name)
         try:
-            attach.attach(
-                name,
-                bridge=self._bridge,
-                address=f"{record.ip}/32",
-                gateway=self._gateway,
-                host_ifname=link_name(record.spec.uid),
-                mtu=self._mtu,
-            )
+            self._attach(record)
         except BaseException:
             namespaces.remove(name)
             raise
+
+    def _attach(self, record: _Record) -> None:
+        attach.attach(
+            namespace_name(record.spec),
+            bridge=self._bridge,
+            address=f"{record.ip}/32",
+            gateway=self._gateway,
+            host_ifname=link_name(record.spec.uid),
+            mtu=self._mtu,
+        )
+
+    def _repair(self) -> Uids:
+        new_bridge = self._ensure_bridge()
+        lost = []
+        for record in self._records():
+            spec = record.spec
+            if spec.host_network:
+                continue
+            if not namespaces.exists(namespace_name(spec)):
+                lost.append(spec.uid)
+            elif new_bridge or links.index_of(link_name(spec.uid)) is None:
+                self._attach_again(record)
+        return tuple(lost)
+
+    def _ensure_bridge(self) -> bool:
+        """False if it is there, as nearly always."""
+        if links.index_of(self._bridge) is not None:
+            return False
+        log.warning("bridge %s is gone; it is made again", self._bridge)
+        prefix = ipaddress.ip_network(self._cidr).prefixlen
+        host.prepare_node(self._bridge, f"{self._gateway}/{prefix}", mtu=self._mtu)
+        if self._service_cidr:
+            host.ensure_service_route(self._bridge, self._service_cidr, source=self._node_ip)
+        return True
+
+    def _attach_again(self, record: _Record) -> None:
+        """One that cannot be attached does not keep the others from it."""
+        pod = f"{record.spec.namespace}/{record.spec.name}"
+        try:
+            self._attach(record)
+            log.warning("pod %s had lost its link; it has a new one", pod)
+        except NetnsError as error:
+            log.warning("pod %s has lost its link, trying again: %s", pod, error)
 
     def _remove(self, uid: str) -> None:
         record = self._read(uid)

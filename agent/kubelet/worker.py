@@ -101,6 +101,11 @@ class Worker:
         self._removed = True
         self._poked.set()
 
+    def lose_sandbox(self) -> None:
+        """The pod's namespace is gone."""
+        self._sandbox = None
+        self._poked.set()
+
     def refresh(self) -> None:
         """Something that the pod refers to has changed: its volumes follow, what failed is tried again."""
         self._failures.clear()

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.harness.node import Node, eventually
+from agent.kubelet.sandbox import link_name
+from tests.harness.client import http_get
+from tests.harness.node import Node, eventually, inside
 
 Json = dict[str, Any]
 STAY = "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done"
@@ -245,6 +247,29 @@ def test_a_pod_that_lost_its_namespace_gets_another(bench: Bench) -> None:
     eventually(lambda: bench.container("kp-lost").get("restartCount") == 1)
     bench.ready("kp-lost")
     eventually(lambda: "SandboxChanged" in bench.events("kp-lost"))
+
+
+def test_what_somebody_deletes_on_the_node_comes_back(bench: Bench) -> None:
+    """A link or the bridge without a restart; a namespace with new containers."""
+    bench.create("kp-cut", {"image": "podwire/echo"}, terminationGracePeriodSeconds=1)
+    bench.ready("kp-cut")
+    node, before, pod = bench.node, bench.container("kp-cut"), bench.node.get("pod", "kp-cut")
+    address, netns = pod["status"]["podIP"], node.pod_netns("kp-cut")
+    for link in (link_name(pod["metadata"]["uid"]), "podwire0"):
+        subprocess.run(["ip", "-n", node.netns, "link", "delete", link], check=True)
+        eventually(lambda: reaches(node, address))
+    assert bench.container("kp-cut") == before
+    subprocess.run(["ip", "netns", "delete", netns], check=True)
+    eventually(lambda: bench.container("kp-cut").get("restartCount") == 1)
+    bench.ready("kp-cut")
+    assert reaches(node, address)
+
+
+def reaches(node: Node, address: str) -> bool:
+    try:
+        return inside(node.netns, lambda: http_get(address, 8080, "/hostname", timeout=1)) == "kp-cut"
+    except OSError:
+        return False
 
 
 def node_process(node: Node) -> int:
