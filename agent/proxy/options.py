@@ -30,7 +30,7 @@ class Options:
     localhost_node_ports: bool = False
     engine: Engine = "auto"
     variant: Variant = "auto"
-    min_interval: float = 0.02
+    min_interval: float = 0.005
     health_timeout: float = 60.0
     timeline: Path | None = None
     web: str | None = None

@@ -3,6 +3,11 @@
 A table is changed in one transaction, so no packet sees half of a plan. Only our chains and our jumps are named in it;
 foreign rules keep their place, except that our jumps go on top of a built-in chain when they are not there as they
 should be (a rule that somebody put above ours later is left where it is).
+
+Two tables are two transactions, so their order matters: a Service has a REJECT in ``filter`` or its DNAT in ``nat``,
+and a packet that came in between and found neither would be lost. So ``filter`` goes first, unless all it does is to
+lose rules: then it goes last. (A plan in which one Service loses its endpoints and another gets its first one cannot
+have both; the latter's clients then try again, as they do anyway while there is no endpoint.)
 """
 
 from __future__ import annotations
@@ -63,7 +68,8 @@ class Plan:
 def diff_rulesets(installed: Ruleset, wanted: Ruleset) -> Plan:
     """The plan that turns ``installed`` into ``wanted``."""
     plans = (_diff_table(name, installed.table(name), wanted.table(name)) for name in TABLES)
-    return Plan(tuple(plan for plan in plans if plan.chains or plan.jumps))
+    changed = (plan for plan in plans if plan.chains or plan.jumps)
+    return Plan(tuple(sorted(changed, key=lambda plan: plan.table == "filter" and _only_loses(plan))))
 
 
 def apply_plan(plan: Plan, ruleset: Ruleset) -> Ruleset:
@@ -95,6 +101,12 @@ def _diff_table(name: str, installed: Table, wanted: Table) -> TablePlan:
         if (before := installed.jumps.get(chain, ())) != (after := wanted.jumps.get(chain, ()))
     ]
     return TablePlan(name, tuple(chains), tuple(jumps))
+
+
+def _only_loses(plan: TablePlan) -> bool:
+    """Whether the plan adds no rule."""
+    changes: tuple[ChainChange | JumpChange, ...] = (*plan.chains, *plan.jumps)
+    return all(set(change.after or ()) <= set(change.before or ()) for change in changes)
 
 
 def _apply_table(plan: TablePlan, table: Table) -> Table:

@@ -78,6 +78,15 @@ def test_nothing_to_do_is_nothing_to_do(ruleset: Ruleset) -> None:
     assert apply_plan(Plan(), ruleset) == ruleset
 
 
+def test_no_packet_finds_neither_reject_nor_dnat() -> None:
+    """The first endpoint comes: DNAT, then no REJECT. The last one goes: REJECT, then no DNAT."""
+    chain = "KUBE-SERVICES"
+    idle = Ruleset(filter=Table({chain: (parse_rule("-d 10.96.0.1/32 -j REJECT"),)}), nat=Table({chain: ()}))
+    busy = Ruleset(filter=Table({chain: ()}), nat=Table({chain: (parse_rule("-d 10.96.0.1/32 -j KUBE-SVC-X"),)}))
+    assert [plan.table for plan in diff_rulesets(idle, busy).tables] == ["nat", "filter"]
+    assert [plan.table for plan in diff_rulesets(busy, idle).tables] == ["filter", "nat"]
+
+
 @given(printable)
 def test_words_survive_quoting(text: str) -> None:
     rule = Rule(("-m", "comment", "--comment", text, "-j", "RETURN"))
