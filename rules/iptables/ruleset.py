@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-TABLES = ("filter", "nat")  # in the order in which they are written
+TABLES = ("filter", "nat")  # see diff for the order in which they are written
 MAX_COMMENT = 255  # bytes: XT_MAX_COMMENT_LEN is 256 with its final zero
 OWNER = "podwire"  # the first word of the comment on each of our jumps
 
