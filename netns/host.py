@@ -131,7 +131,7 @@ def preflight(
 
     ``dns_address``: where the DNS server will listen; if empty, port 53 is tried on 127.0.0.1.
     """
-    here = tuple(_machine())
+    here = (*preflight_machine(), _overlay(), *([_veth()] if os.geteuid() == 0 else []))
     if netns is not None and not namespaces.exists(netns):
         return (*here, Finding("namespace", True, f"network namespace {netns} will be made"))
     if os.geteuid() != 0:
@@ -139,6 +139,11 @@ def preflight(
     if netns is None:
         return (*here, *_node(dns_address, bridge))
     return (*here, *namespaces.inside(netns, lambda: tuple(_node(dns_address, bridge))))
+
+
+def preflight_machine() -> tuple[Finding, ...]:
+    """What no node can do without, found without making anything."""
+    return tuple(_machine())
 
 
 def _machine() -> Iterator[Finding]:
@@ -156,9 +161,6 @@ def _machine() -> Iterator[Finding]:
         yield _program(program, package)
     yield _program("iptables-restore", "iptables")
     yield _cgroups()
-    yield _overlay()
-    if os.geteuid() == 0:
-        yield _veth()
 
 
 def _node(dns_address: str, bridge: str) -> Iterator[Finding]:

@@ -39,6 +39,7 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """Make the node ready for its processes. Raises SupervisorError with what to do."""
+    _refuse_unfit_machine()
     paths = config.paths
     for folder in (paths.state_dir, paths.run_dir, paths.logs, paths.pods, paths.images):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -51,6 +52,14 @@ def prepare(config: Config) -> Prepared:
     ensure_pki(resolved, loopback_port=listeners[0].getsockname()[1])
     paths.resolved_config.write_bytes(dump_config(resolved))
     return Prepared(resolved, listeners)
+
+
+def _refuse_unfit_machine() -> None:
+    """A node that could never start a pod is better not started."""
+    missing = [finding for finding in host.preflight_machine() if not finding.ok]
+    if missing:
+        reasons = "; ".join(f"{finding.what}: {finding.hint}" for finding in missing)
+        raise SupervisorError(f"cannot start a node on this machine: {reasons} ('podwire check' shows everything)")
 
 
 def in_node(config: Config, work: Callable[[], T]) -> T:

@@ -10,10 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from pathlib import Path
 
 import pytest
 
-from tests.harness.node import Node, eventually, inside
+from netns import namespaces
+from netns.errors import NetnsError
+from tests.contract.conftest import new_name
+from tests.harness.node import Node, command, eventually, inside
 
 HOLD = """
 import socket, sys
@@ -94,3 +99,97 @@ def test_the_api_servers_port_being_taken_is_said(node: Node) -> None:
         said = node.podwire("up", "--detach", "--node-name", node.name, *node.place, check=False)
     assert f"cannot listen on the node's address {node.ip}:6443: Address already in use; is another" in said
     node.up()
+
+
+@pytest.fixture
+def place(no_leaks: None, tmp_path: Path) -> Iterator[Place]:
+    made = Place(new_name("made"), tmp_path / "a folder")
+    try:
+        yield made
+    finally:
+        made.podwire("clean")
+
+
+class Place:
+    """A state directory, and a namespace that podwire makes."""
+
+    def __init__(self, netns: str, state_dir: Path) -> None:
+        self.netns, self.state_dir = netns, state_dir
+
+    def podwire(self, verb: str, *flags: str, state: Path | None = None) -> str:
+        argv = (sys.executable, "-m", "agent.cli.main", verb, "--state-dir", str(state or self.state_dir), *flags)
+        return command(*argv, check=False)
+
+    def up(self) -> str:
+        return self.podwire("up", "--detach", "--node-name", "place", "--node-netns", self.netns)
+
+    def kubectl(self, *argv: str) -> str:
+        return command("kubectl", "--kubeconfig", str(self.state_dir / "kubeconfig"), *argv)
+
+    def crash(self) -> None:
+        """A pod runs, and everything of podwire dies."""
+        self.kubectl("run", "left", "--image=podwire/echo", "--restart=Never")
+        self.kubectl("wait", "pod/left", "--for=condition=Ready", "--timeout=60s")
+        pid = int(json.loads((self.state_dir / "run/status.json").read_text())["pid"])
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_clean_after_a_crash_leaves_nothing_and_the_node_can_begin_again(place: Place) -> None:
+    """The fixture looks for what is left."""
+    assert "is ready" in place.up()
+    place.crash()
+    (place.state_dir / "run/config.json").write_bytes(b"{")
+    said = place.podwire("clean", "--keep-state")
+    assert "pods removed" in said
+    assert "cannot" not in said
+    assert not namespaces.exists(place.netns)
+    assert "is ready" in place.up()
+    place.kubectl("wait", "pod/left", "--for=condition=Ready", "--timeout=60s")
+    assert "state removed" in place.podwire("clean")
+    assert not place.state_dir.exists()
+    assert "nothing to clean" in place.podwire("clean")
+
+
+def test_where_the_node_was_is_asked_and_not_guessed(place: Place) -> None:
+    """The rules of another node are at stake."""
+    assert "is ready" in place.up()
+    place.crash()
+    (place.state_dir / "run/config.json").write_bytes(b"{")
+    marker = place.state_dir / "made-netns"
+    noted = marker.read_text()
+    marker.unlink()
+    for verb in (("clean",), ("down", "--drain")):
+        assert "say it with --node-netns" in place.podwire(*verb)
+    assert "pods are stopped" in place.podwire("down", "--drain", "--node-netns", place.netns)
+    marker.write_text(noted)
+
+
+@pytest.mark.parametrize("netns", ["a/b", "../x"])
+def test_what_is_no_name_of_a_namespace_is_refused(tmp_path: Path, netns: str) -> None:
+    for verb in ("up", "down", "status", "clean"):
+        said = command(sys.executable, "-m", "agent.cli.main", verb, "--node-netns", netns, check=False)
+        assert said.startswith(f"podwire: cannot use --node-netns {netns}")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b"])
+def test_no_other_place_is_mounted_on_or_unmounted(name: str) -> None:
+    for verb in (namespaces.ensure, namespaces.remove):
+        with pytest.raises(NetnsError, match="cannot use"):
+            verb(name)
+
+
+def test_a_node_runs_for_root_only(tmp_path: Path) -> None:
+    argv = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-P", "-m", "agent.cli.main")
+    for verb in ("up", "down", "clean"):
+        said = command(*argv, verb, "--state-dir", str(tmp_path), check=False)
+        assert (
+            said
+            == f"podwire: podwire {verb} needs root: it makes network namespaces and programs netfilter; try it with sudo\n"
+        )
+
+
+def test_a_machine_that_cannot_run_pods_is_refused_at_the_start(node: Node, tmp_path: Path) -> None:
+    """``ip netns exec`` shows its program a /sys of its own, without cgroups."""
+    up = (sys.executable, "-m", "agent.cli.main", "up", "--detach", "--state-dir", str(tmp_path / "state"))
+    said = command("ip", "netns", "exec", node.outside, *up, check=False)
+    assert "cannot start a node on this machine: no cgroups: mount cgroups at /sys/fs/cgroup" in said
