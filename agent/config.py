@@ -7,6 +7,7 @@ and each child process reads that. Names follow the flags of kube-proxy, kubelet
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import typing
 from dataclasses import dataclass, field
@@ -177,13 +178,37 @@ def _decode(kind: type, value: Any) -> Any:
 
 
 def _check(config: Config) -> None:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", config.node_name):
+        raise ConfigError(
+            f"cannot use node_name {config.node_name!r}: expected lower-case letters, digits, '-' and '.'; "
+            "choose another with --node-name"
+        )
+    if config.node_netns is not None and not re.fullmatch(r"[^/\s]+", config.node_netns):
+        raise ConfigError(f"cannot use node_netns {config.node_netns!r}: expected a name as `ip netns list` shows them")
     for name in ("pod_cidr", "service_cidr"):
         try:
-            ipaddress.ip_network(getattr(config, name))
+            network = ipaddress.IPv4Network(getattr(config, name))
         except ValueError as error:
-            raise ConfigError(f"cannot use {name}: {error}; expected a CIDR such as 10.244.0.0/24") from error
+            raise ConfigError(f"cannot use {name}: {error}; expected an IPv4 CIDR such as 10.244.0.0/24") from error
+        if network.prefixlen > 29:
+            raise ConfigError(f"cannot use {name} {network}: it has room for hardly anything; at most /29")
+    for name in ("dns_ip", "node_ip"):
+        if name == "dns_ip" or config.node_ip:
+            _check_address(name, getattr(config, name))
     if ipaddress.ip_address(config.dns_ip) not in ipaddress.ip_network(config.service_cidr):
         raise ConfigError(f"cannot use dns_ip {config.dns_ip}: it is outside service_cidr {config.service_cidr}")
+    if not re.fullmatch(r"[^/\s:]{1,15}", config.bridge):
+        raise ConfigError(f"cannot use bridge {config.bridge!r}: expected a link's name of at most 15 characters")
+    for name in ("api_port", "kubelet_port"):
+        if not 0 < getattr(config, name) < 65536:
+            raise ConfigError(f"cannot use {name} {getattr(config, name)}: expected a port, 1 to 65535")
     low, high = config.node_port_range
     if not 0 < low <= high < 65536:
         raise ConfigError(f"cannot use node_port_range {low}-{high}: expected two ports, the lower first")
+
+
+def _check_address(name: str, text: str) -> None:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError as error:
+        raise ConfigError(f"cannot use {name}: {error}; expected an IPv4 address") from error

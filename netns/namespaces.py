@@ -83,7 +83,7 @@ def in_new(action: Callable[[], T]) -> T:
 
 def ensure(name: str) -> Path:
     """Make the namespace unless it exists, and return its path. Raises NetnsError."""
-    path = path_of(name)
+    path = _named(name)
     with _locked_folder():
         if exists(name):
             return path
@@ -99,7 +99,7 @@ def ensure(name: str) -> Path:
 
 def remove(name: str) -> None:
     """Take the name away; the kernel destroys the namespace when nobody is in it any more. Absent: nothing."""
-    path = path_of(name)
+    path = _named(name)
     if not path.exists():
         return
     try:
@@ -127,6 +127,13 @@ def names() -> tuple[str, ...]:
 def same(one: str | Path, other: str | Path) -> bool:
     """Whether two handles are the same namespace."""
     return os.path.samestat(os.stat(path_of(one)), os.stat(path_of(other)))
+
+
+def _named(name: str) -> Path:
+    """Where a name lies. What is no name must not reach mount(2) and umount(2): it would mean another place."""
+    if not name or "/" in name or name in (".", ".."):
+        raise NetnsError(f"cannot use {name!r} as the name of a network namespace")
+    return FOLDER / name
 
 
 def _make(path: Path) -> None:

@@ -268,7 +268,7 @@ def _take_away() -> None:
     paths = Paths(STATE_DIR)
     try:
         stop(paths)
-        for _ in clean(paths, keep_state=False):
+        for _ in clean(paths, node_netns=NODE, keep_state=False):
             pass
     except SupervisorError as error:
         click.echo(f"podwire: {error}", err=True)

@@ -144,14 +144,13 @@ def _render(status: NodeStatus) -> str:
 def down(state_dir: Path | None, node_netns: str | None, drain: bool) -> None:
     """Stop a node's processes. Pods and rules stay, connections go on."""
     need_root("podwire down")
-    from agent.config import read_resolved
     from agent.supervisor import clean as cleaning
 
     paths = paths_of(state_dir, node_netns)
     try:
         stopped = cleaning.stop(paths)
-        if drain and paths.resolved_config.exists():
-            cleaning.drain(read_resolved(paths.resolved_config))
+        if drain:
+            cleaning.drain(paths, node_netns=node_netns)
     except SupervisorError as error:
         fail(str(error))
     what = "stopped" if stopped else "was not running"
@@ -175,7 +174,7 @@ def clean(state_dir: Path | None, node_netns: str | None, keep_state: bool) -> N
     try:
         if cleaning.stop(paths):
             click.echo("podwire: stopped")
-        for line in cleaning.clean(paths, keep_state=keep_state):
+        for line in cleaning.clean(paths, node_netns=node_netns, keep_state=keep_state):
             click.echo(f"podwire: {line}")
     except SupervisorError as error:
         fail(str(error))

@@ -44,6 +44,8 @@ def state_dir_of(state_dir: Path | None, node_netns: str | None) -> Path:
         return state_dir.absolute()
     if not node_netns:
         return DEFAULT_STATE_DIR
+    if "/" in node_netns:
+        fail(f"cannot use --node-netns {node_netns}: expected a name as `ip netns list` shows them")
     return DEFAULT_STATE_DIR.with_name(f"podwire-{node_netns.removeprefix('podwire-')}")
 
 

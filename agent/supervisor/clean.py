@@ -7,17 +7,21 @@ not keep the others from running.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 
-from agent.config import Config, Paths, read_resolved
+from agent.config import DEFAULT_STATE_DIR, Config, Paths, read_resolved
 from agent.supervisor.predecessors import await_predecessors
 from agent.supervisor.prepare import in_node, made_namespace, sysctl_memory
-from agent.supervisor.state import SupervisorError, running_pid
+from agent.supervisor.state import Lock, SupervisorError, running_pid
 from netns import host, namespaces
+
+log = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 20.0  # seconds
 
@@ -42,16 +46,64 @@ def stop(paths: Paths) -> bool:
     return True
 
 
-def drain(config: Config) -> None:
-    """Remove all pods of the node; objects stay in the store, so the next ``up`` starts the pods again."""
-    from agent import kubelet
+def drain(paths: Paths, *, node_netns: str | None) -> None:
+    """Remove all pods of the node; objects stay in the store, so the next ``up`` starts the pods again. Nothing happens
+    if there has been no node. Raises SupervisorError.
+    """
+    config = _last_config(paths, node_netns)
+    if config is None:
+        return
+    with _nobody_else(paths):
+        try:
+            _remove_pods(config)
+        except Exception as error:
+            raise SupervisorError(f"cannot remove the pods of node {config.node_name}: {error}") from error
 
-    in_node(config, lambda: asyncio.run(kubelet.remove_all(config)))
+
+def clean(paths: Paths, *, node_netns: str | None, keep_state: bool) -> Iterator[str]:
+    """Remove pods, rules, bridge, namespace, state: a line per step. Raises SupervisorError if any failed.
+
+    ``node_netns`` is only asked where it is not on record any more.
+    """
+    config = _last_config(paths, node_netns)
+    with _nobody_else(paths):
+        yield from _take_away(paths, config, keep_state=keep_state)
 
 
-def clean(paths: Paths, *, keep_state: bool) -> Iterator[str]:
-    """Remove pods, rules, bridge, namespace, state: a line per step. Raises SupervisorError if any failed."""
-    config = read_resolved(paths.resolved_config) if paths.resolved_config.exists() else None
+def _last_config(paths: Paths, node_netns: str | None) -> Config | None:
+    """What the node was told when it last started; None if it never did.
+
+    Where that cannot be read, the namespace must be known: to guess could take away the rules of another node.
+    """
+    file = paths.resolved_config
+    try:
+        return read_resolved(file)
+    except FileNotFoundError:
+        if not paths.database.exists():
+            return None
+    except ValueError as error:
+        log.warning("%s cannot be read, the defaults are taken: %s", file, error)
+    marker = made_namespace(paths)
+    known = node_netns or (marker.read_text() if marker.exists() else "")
+    if not known and paths.state_dir != DEFAULT_STATE_DIR:
+        raise SupervisorError(
+            f"cannot tell in which network namespace the node of {paths.state_dir} was: {file} is missing or damaged; "
+            "say it with --node-netns"
+        )
+    return Config(state_dir=paths.state_dir, node_netns=known or None)
+
+
+@contextlib.contextmanager
+def _nobody_else(paths: Paths) -> Iterator[None]:
+    """No ``podwire up`` begins meanwhile."""
+    lock = Lock(paths)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _take_away(paths: Paths, config: Config | None, *, keep_state: bool) -> Iterator[str]:
     failures: list[str] = []
     for what, step in _steps(paths, config, keep_state=keep_state):
         try:
@@ -66,7 +118,7 @@ def clean(paths: Paths, *, keep_state: bool) -> Iterator[str]:
 
 def _steps(paths: Paths, config: Config | None, *, keep_state: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     if config is not None and (config.node_netns is None or namespaces.exists(config.node_netns)):
-        yield "pods removed", lambda: drain(config)
+        yield "pods removed", lambda: _remove_pods(config)
         yield "Service rules removed", lambda: in_node(config, lambda: _remove_rules(config))
         yield "bridge and sysctls restored", lambda: in_node(config, lambda: _remove_bridge(config))
     marker = made_namespace(paths)
@@ -76,6 +128,12 @@ def _steps(paths: Paths, config: Config | None, *, keep_state: bool) -> Iterator
         yield "namespace marker removed", marker.unlink
     if not keep_state:
         yield f"state removed: {paths.state_dir}", lambda: _remove_tree(paths)
+
+
+def _remove_pods(config: Config) -> None:
+    from agent import kubelet
+
+    in_node(config, lambda: asyncio.run(kubelet.remove_all(config)))
 
 
 def _remove_rules(config: Config) -> None:
