@@ -1,8 +1,8 @@
 """The HTTP side: an ASGI application that reads requests, asks the verbs, and sends what they say.
 
-Three kinds of answers: documents (most), streams (watches and followed logs), and relays (``exec``, ``attach``:
-WebSockets). A stream or relay ends when its client goes or the server stops, whichever comes first: ``stopping`` is set
-at the beginning of the end, so that nobody has to wait for a watch to run out.
+Three kinds of answers: documents (most), streams (watches and followed logs), and relays (``exec``, ``attach`` and
+``portforward``: WebSockets). A stream or relay ends when its client goes or the server stops, whichever comes first:
+``stopping`` is set at the beginning of the end, so that nobody has to wait for a watch to run out.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class _Exchange:
 
 
 class _Socket:
-    """One WebSocket: exec or attach."""
+    """One WebSocket: exec, attach or port-forward."""
 
     def __init__(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = app
@@ -237,7 +237,7 @@ class _Socket:
         try:
             self._app.check(self._path, self._headers)
             target = parse_path(self._path)
-            if target is None or target.subresource not in ("exec", "attach"):
+            if target is None or target.subresource not in streams.PROTOCOLS:
                 raise no_such_path()
             await self._relay(target)
         except StatusError as error:
@@ -247,7 +247,7 @@ class _Socket:
             await self._refuse(internal_error(str(error)))
 
     async def _relay(self, target: Target) -> None:
-        place = await streams.find_container(self._app.api, target, self._query)
+        place = await streams.find_way(self._app.api, target, self._query)
         relay = streams.relay(self._app.kubelets, place, target.subresource, self._query, self._client)
         with STREAMS.labels(target.subresource).track_inprogress():
             await until_first(relay, self._app.stopping.wait())

@@ -24,10 +24,9 @@ from agent.apiserver.registry import JSON, REVIEWS
 from agent.apiserver.status import (
     bad_request,
     method_not_allowed,
-    not_implemented,
     unsupported_media_type,
 )
-from agent.apiserver.streams import find_container
+from agent.apiserver.streams import find_way
 from agent.apiserver.watch import watch_lines
 
 SPDY = "this server speaks WebSocket only, not SPDY: use kubectl 1.31 or later"
@@ -231,13 +230,9 @@ def _object(sent: JSON | None) -> JSON:
 
 
 async def upgrade_needed(api: Api, request: Request) -> Answer:
-    """exec, attach without a WebSocket. What is wrong with the pod is said first."""
-    await find_container(api, request.target, request.query)
+    """exec, attach, port-forward without a WebSocket. What is wrong with the pod is said first."""
+    await find_way(api, request.target, request.query)
     raise bad_request(f"unable to upgrade: {SPDY}")
-
-
-async def port_forward(api: Api, request: Request) -> Answer:
-    raise not_implemented("port-forward is not supported here: pods and Services can be reached from the node itself")
 
 
 async def review(api: Api, request: Request) -> Answer:
@@ -271,6 +266,6 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     ("create", "exec"): upgrade_needed,
     ("get", "attach"): upgrade_needed,
     ("create", "attach"): upgrade_needed,
-    ("get", "portforward"): port_forward,
-    ("create", "portforward"): port_forward,
+    ("get", "portforward"): upgrade_needed,
+    ("create", "portforward"): upgrade_needed,
 }

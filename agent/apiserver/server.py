@@ -22,7 +22,7 @@ from agent.config import Config
 from agent.store import StoreError
 from agent.store.sqlite import open_sqlite
 from agent.telemetry import Timeline
-from agent.web import serve_app
+from agent.web import WebSockets, serve_app
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ async def _serve(config: Config, app: App, listeners: list[socket.socket], ready
             ready=ready,
             stopping=app.stopping.set,
             grace=GRACE,
-            ws="websockets-sansio",
+            ws=WebSockets,
             ws_max_size=1 << 30,
             ws_per_message_deflate=False,
             server_header=False,

@@ -119,10 +119,6 @@ def internal_error(message: str) -> StatusError:
     return StatusError(500, "InternalError", f"Internal error occurred: {message}", details={"causes": causes})
 
 
-def not_implemented(message: str) -> StatusError:
-    return StatusError(501, "NotImplemented", message)
-
-
 def unavailable(message: str, *, retry_after: int = 1) -> StatusError:
     return StatusError(503, "ServiceUnavailable", message, retry_after=retry_after)
 

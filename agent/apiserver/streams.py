@@ -1,8 +1,9 @@
-"""Relaying what only a pod's node can answer: ``logs``, ``exec`` and ``attach``.
+"""Relaying what only a pod's node can answer: ``logs``, ``exec``, ``attach`` and ``portforward``.
 
 The API server finds the pod's node, connects to its kubelet with its client certificate and hands through what comes.
-``exec`` and ``attach`` are WebSockets (KEP-4006): both ends agree on one of ``PROTOCOLS``, and frames are relayed as
-they are. SPDY, which older clients speak, is not.
+All but logs are WebSockets (KEP-4006): both ends agree on one of ``PROTOCOLS``, and frames are relayed as they are.
+Those of ``portforward`` are pieces of a SPDY connection, which only the kubelet understands. SPDY without a WebSocket
+around it, which older clients speak, is not relayed.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ from agent.apiserver.status import StatusError, bad_request, not_found, unavaila
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+CHANNELS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+TUNNEL = "SPDY/3.1+portforward.k8s.io"
+PROTOCOLS = {"exec": CHANNELS, "attach": CHANNELS, "portforward": (TUNNEL,)}
 LOG_PARAMETERS = ("follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream")
 # The API's names and the kubelet's.
 STREAMS = (("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty"))
 ERROR_CHANNEL = b"\x03"  # how it ended, as a Status
+CLOSE_REASON = 100  # characters, of at most 123 bytes (RFC 6455, 5.5.1)
+KUBELET_WORDS = {"exec": "exec", "attach": "attach", "portforward": "portForward"}
 CONNECT = 10.0  # seconds
 KUBELET_PORT = 10250
 REASONS = {400: "BadRequest", 404: "NotFound", 500: "InternalError", 501: "NotImplemented"}
@@ -62,21 +67,22 @@ def open_kubelets(pki: Path) -> Kubelets:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a container runs. ``address`` is host:port of the kubelet."""
+    """Where a container runs, or only its pod. ``address`` is host:port of the kubelet."""
 
     address: str
     namespace: str
     pod: str
-    container: str
+    container: str = ""
 
     def path(self, what: str) -> str:
-        return f"/{what}/{self.namespace}/{self.pod}/{self.container}"
+        """``what``: the kubelet's word."""
+        return f"/{what}/{self.namespace}/{self.pod}/{self.container}".rstrip("/")
 
 
 async def find_place(api: Api, target: Target, query: Query) -> Place | None:
     """None: the pod has no node yet. Raises StatusError (400, 404)."""
     pod = await get_object(api, target)
-    container = choose_container(pod, query.text("container"))
+    container = "" if target.subresource == "portforward" else choose_container(pod, query.text("container"))
     name = value_at(pod, "spec.nodeName")
     if not name:
         return None
@@ -86,7 +92,7 @@ async def find_place(api: Api, target: Target, query: Query) -> Place | None:
     return Place(kubelet_address(node), target.namespace, target.name, container)
 
 
-async def find_container(api: Api, target: Target, query: Query) -> Place:
+async def find_way(api: Api, target: Target, query: Query) -> Place:
     """The same for those who want to get in. Raises StatusError (400, 404)."""
     place = await find_place(api, target, query)
     if place is None:
@@ -169,29 +175,33 @@ def kubelet_parameters(query: Query) -> str:
     return urlencode(pairs)
 
 
-def agree(offered: Sequence[str]) -> list[Subprotocol]:
+def agree(what: str, offered: Sequence[str]) -> list[Subprotocol]:
     """What both sides may speak. Raises StatusError 400."""
-    common = [Subprotocol(name) for name in PROTOCOLS if name in offered]
+    common = [Subprotocol(name) for name in PROTOCOLS[what] if name in offered]
     if not common:
-        raise bad_request(f"unable to upgrade: no subprotocol of {list(offered)} is supported; use {PROTOCOLS[0]}")
+        wanted = PROTOCOLS[what][0]
+        raise bad_request(f"unable to upgrade: no subprotocol of {list(offered)} is supported; use {wanted}")
     return common
 
 
 async def relay(kubelets: Kubelets, place: Place, what: str, query: Query, client: WebSocket) -> None:
     """Join the client with the kubelet until one of them closes. Raises StatusError before the client is accepted."""
-    uri = f"wss://{place.address}{place.path(what)}?{kubelet_parameters(query)}"
-    subprotocols = agree(client.scope["subprotocols"])
+    uri = f"wss://{place.address}{place.path(KUBELET_WORDS[what])}?{kubelet_parameters(query)}"
+    subprotocols = agree(what, client.scope["subprotocols"])
     try:
-        kubelet = await _connect(kubelets, place, uri, subprotocols)
+        kubelet = await _connect(kubelets, place, uri, None if what == "portforward" else subprotocols)
     except StatusError as error:
         await _explain(client, subprotocols[0], error)
         return
     async with kubelet:
-        await client.accept(subprotocol=kubelet.subprotocol)
+        await client.accept(subprotocol=kubelet.subprotocol or subprotocols[0])
         await _join(client, kubelet)
 
 
-async def _connect(kubelets: Kubelets, place: Place, uri: str, subprotocols: list[Subprotocol]) -> ClientConnection:
+async def _connect(
+    kubelets: Kubelets, place: Place, uri: str, subprotocols: list[Subprotocol] | None
+) -> ClientConnection:
+    """``None``: the kubelet is not asked to agree; a tunnel's name is not one that RFC 6455 (4.1) allows."""
     try:
         return await connect(
             uri,
@@ -211,6 +221,9 @@ async def _connect(kubelets: Kubelets, place: Place, uri: str, subprotocols: lis
 async def _explain(client: WebSocket, subprotocol: Subprotocol, error: StatusError) -> None:
     """Tell within the session why there is none: kubectl would take a refused handshake for "try SPDY"."""
     await client.accept(subprotocol=subprotocol)
+    if subprotocol == TUNNEL:
+        await client.close(code=1011, reason=str(error)[:CLOSE_REASON])
+        return
     await client.send_bytes(ERROR_CHANNEL + msgspec.json.encode(error.status()))
     await client.close(code=1000)
 

@@ -240,18 +240,29 @@ class Kubelet:
         """The latest attempt at a container, or the one before. Raises Refused."""
         return find_container(list(self._workers.values()), namespace, pod, container, before=previous)
 
+    def network(self, namespace: str, pod: str) -> str:
+        """The network namespace of a running pod, as a path; ``""`` is the node's own. Raises Refused."""
+        sandbox = find_worker(list(self._workers.values()), namespace, pod).sandbox
+        if sandbox is None:
+            raise Refused(400, f'pod "{pod}" has no network: it is not running')
+        return sandbox.netns_path
+
     def pods(self) -> Sequence[Any]:
         """The pods as this node knows them."""
         return [msgspec.to_builtins(worker.pod) for worker in self._workers.values()]
 
 
+def find_worker(workers: Sequence[Worker], namespace: str, pod: str) -> Worker:
+    """A deleted pod's successor may have its name: the newest worker counts. Raises Refused."""
+    for worker in reversed(workers):
+        if (worker.pod.metadata.namespace, worker.pod.metadata.name) == (namespace, pod):
+            return worker
+    raise Refused(404, f'pods "{pod}" not found on this node')
+
+
 def find_container(workers: Sequence[Worker], namespace: str, pod: str, container: str, *, before: bool) -> Container:
-    """See ``Kubelet.find``. A deleted pod's successor may have its name: the newest worker counts."""
-    worker = next(
-        (w for w in reversed(workers) if (w.pod.metadata.namespace, w.pod.metadata.name) == (namespace, pod)), None
-    )
-    if worker is None:
-        raise Refused(404, f'pods "{pod}" not found on this node')
+    """See ``Kubelet.find``."""
+    worker = find_worker(workers, namespace, pod)
     if worker.pod.container(container) is None:
         raise Refused(400, f"container {container} is not valid for pod {pod}")
     seen = worker.observe()

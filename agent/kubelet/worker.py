@@ -88,6 +88,10 @@ class Worker:
         return tuple(self._containers.values())
 
     @property
+    def sandbox(self) -> Sandbox | None:
+        return self._sandbox
+
+    @property
     def removed(self) -> bool:
         return self._removed
 

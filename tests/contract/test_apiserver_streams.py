@@ -230,12 +230,12 @@ def test_exec_needs_the_token(api: Rest, server: ApiServer) -> None:
 
 def test_other_ways_in_say_what_to_do(api: Rest) -> None:
     for method in ("GET", "POST"):
-        with pytest.raises(Refused, match=r"WebSocket only.*kubectl 1\.31") as refused:
-            api.call(method, api.path("pods", "one/exec"), command="ls")
-        assert refused.value.code == 400
-    with pytest.raises(Refused, match="port-forward is not supported") as refused:
-        api.call("POST", api.path("pods", "one/portforward"))
-    assert refused.value.code == 501
+        for what in ("exec", "portforward"):
+            with pytest.raises(Refused, match=r"WebSocket only.*kubectl 1\.31") as refused:
+                api.call(method, api.path("pods", f"one/{what}"), command="ls")
+            assert refused.value.code == 400
+    with pytest.raises(Refused, match="does not have a host assigned"):
+        api.call("POST", api.path("pods", "nowhere/portforward"))
 
 
 def test_an_open_session_does_not_hold_the_server(api: Rest, server: ApiServer) -> None:

@@ -24,6 +24,7 @@ from agent.kubelet.images import DEFAULT_PATH, HostRoot, Image
 from agent.kubelet.loop import containers_folder, make_runtime
 from agent.kubelet.probes import Checker
 from agent.kubelet.server import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT, Refused, make_app, serve
+from agent.kubelet.spdy import Data, Decoder, Encoder, Frame, Ping, render_data, render_ping, render_reset
 from agent.kubelet.spec import ContainerSpec, ExecAction, Handler, HttpGet, SleepAction
 from agent.pki import ensure_pki
 
@@ -43,6 +44,11 @@ class Known:
         if container == "dead" or previous:
             return self.dead
         return self.running
+
+    def network(self, namespace: str, pod: str) -> str:
+        if (namespace, pod) != ("shop", "p"):
+            raise Refused(404, f'pods "{pod}" not found on this node')
+        return ""
 
     def pods(self) -> Sequence[Any]:
         return [{"metadata": {"name": "p"}}]
@@ -333,3 +339,119 @@ async def test_hooks(bench: Bench, handler: Handler, problem: str) -> None:
     await checker.close()
     assert told.startswith(problem)
     assert bool(told) == bool(problem)
+
+
+class Tunnel:
+    """What ``kubectl port-forward`` does: streams in a SPDY session in a WebSocket."""
+
+    def __init__(self, websocket: ClientConnection) -> None:
+        self._websocket, self._encoder, self._decoder = websocket, Encoder(), Decoder()
+        self._streams = 1
+
+    async def send(self, data: bytes) -> None:
+        await self._websocket.send(data)
+
+    async def open(self, port: int) -> tuple[int, int]:
+        """A connection to the port: its error and its data stream."""
+        error, data = self._streams, self._streams + 2
+        self._streams += 4
+        for stream, kind in ((error, "error"), (data, "data")):
+            headers = {"streamtype": kind, "port": str(port), "requestid": str(error)}
+            await self.send(self._encoder.open(stream, headers))
+        await self.send(render_data(error, b"", last=True))
+        return error, data
+
+    async def read(self) -> list[Frame]:
+        """What has come; [] for replies."""
+        frame = await self._websocket.recv()
+        assert isinstance(frame, bytes)
+        return self._decoder.feed(frame)
+
+    async def read_all(self, *streams: int) -> dict[int, bytes]:
+        """Everything that comes in these streams, until all have ended."""
+        said, open_ = dict.fromkeys(streams, b""), set(streams)
+        while open_:
+            for frame in await self.read():
+                assert isinstance(frame, Data)
+                said[frame.stream] += frame.payload
+                open_ -= {frame.stream} if frame.last else set()
+        return said
+
+
+@pytest.fixture
+async def tunnel(bench: Bench) -> AsyncIterator[Tunnel]:
+    uri = f"wss://{bench.address}/portForward/shop/p?"
+    async with connect(uri, ssl=bench.client, proxy=None, max_size=None) as websocket:
+        yield Tunnel(websocket)
+
+
+async def shouting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says in capitals what it has heard, once it has heard all."""
+    writer.write((await reader.read()).upper())
+    await writer.drain()
+    writer.close()
+
+
+async def test_port_forward_carries_connections_side_by_side(tunnel: Tunnel) -> None:
+    async with await asyncio.start_server(shouting, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        (error1, data1), (error2, data2) = await tunnel.open(port), await tunnel.open(port)
+        much = b"much" * 100_000
+        await tunnel.send(render_data(data2, b"two", last=True))
+        for at in range(0, len(much), 30_000):
+            await tunnel.send(render_data(data1, much[at : at + 30_000]))
+        await tunnel.send(render_data(data1, b"", last=True))
+        said = await tunnel.read_all(error1, data1, error2, data2)
+    assert said == {error1: b"", data1: much.upper(), error2: b"", data2: b"TWO"}
+
+
+async def test_port_forward_to_where_nobody_listens(tunnel: Tunnel) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    error, data = await tunnel.open(port)
+    said = await tunnel.read_all(error, data)
+    assert said == {error: f"cannot connect to localhost:{port} inside the pod: Connection refused".encode(), data: b""}
+    await tunnel.send(render_data(data, b"too late"))  # is no news for anybody
+    await tunnel.send(render_ping(1))
+    assert await tunnel.read() == [Ping(1)]
+
+
+async def test_port_forward_closes_what_the_client_gives_up(tunnel: Tunnel) -> None:
+    ended = asyncio.Event()
+
+    async def listening(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    async with await asyncio.start_server(listening, "127.0.0.1", 0) as server:
+        _, data = await tunnel.open(server.sockets[0].getsockname()[1])
+        while await tunnel.read() != [Data(data, b"hello")]:
+            continue
+        await tunnel.send(render_reset(data))
+        await ended.wait()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x80GET / HTTP/1.1\r\n",
+        Encoder().open(1, {"streamtype": "data", "port": "80", "requestid": "1"}),
+        Encoder().open(1, {"streamtype": "error", "port": "0", "requestid": "1"}),
+        Encoder().open(1, {"streamtype": "error"}),
+        Encoder().open(1, {"streamtype": "news", "port": "80"}),
+    ],
+)
+async def test_who_does_not_speak_port_forward_is_told_so(tunnel: Tunnel, sent: bytes) -> None:
+    await tunnel.send(sent)
+    with pytest.raises(ConnectionClosed) as closed:
+        await tunnel.read()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1002
+
+
+async def test_port_forward_needs_a_pod(bench: Bench) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"wss://{bench.address}/portForward/shop/none", ssl=bench.client, proxy=None)
+    assert refused.value.response.status_code == 404

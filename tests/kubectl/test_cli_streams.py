@@ -7,10 +7,12 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -213,3 +215,40 @@ def same(line: str) -> str:
     """The line without ages and heartbeats, which move on between two commands."""
     line = re.sub(r"\w{3}, \d\d \w{3} \d{4} [\d:]+ [+-]\d{4}", "TIME", line)
     return re.sub(r" +", " ", re.sub(r"\b(?:\d+[smhd]){1,2}\b", "AGE", line))
+
+
+def test_port_forward(node: Node, talker: str) -> None:
+    """``kubectl port-forward`` reaches what listens on the pod's localhost only, and says where nobody does."""
+    server = (
+        "import socket; s = socket.create_server(('127.0.0.1', 7000)); print('listening', flush=True); "
+        "c, _ = s.accept(); c.sendall(c.recv(9).upper())"
+    )
+    with started(node, *PODWIRE, "exec", talker, "-c", "main", "--", "python3", "-c", server) as serving:
+        assert next(serving) == "listening\n"
+        with started(node, "kubectl", "port-forward", "--address=127.0.0.1", f"pod/{talker}", ":7000", ":7001") as said:
+            ports = [int(next(said).split()[2].rpartition(":")[2]) for _ in range(2)]
+            assert ask(ports[0], b"hello") == b"HELLO"
+            assert ask(ports[1], b"hello") == b""
+            # kubectl ends when it is told of an error
+            assert "cannot connect to localhost:7001 inside the pod: Connection refused" in "".join(said)
+
+
+@contextmanager
+def started(node: Node, *argv: str) -> Iterator[Iterator[str]]:
+    """The lines that a program says, which is killed in the end."""
+    env = {**os.environ, "KUBECONFIG": str(node.kubeconfig), "HOME": str(node.state_dir)}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout
+        finally:
+            process.kill()
+
+
+def ask(port: int, question: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(question)
+        try:
+            return connection.recv(100)
+        except ConnectionResetError:
+            return b""
