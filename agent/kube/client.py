@@ -50,9 +50,7 @@ def connect(kubeconfig: Path | None, *, context: str | None = None, field_manage
         timeout = httpx2.Timeout(TIMEOUT)
         params = ConnectionParams(timeout=timeout, trust_env=False, transport=_transport(single))  # type: ignore[arg-type]
         http = connect_http(single, params)
-        http.headers["User-Agent"] = (
-            field_manager  # what an API server notes as the manager of fields, if none is named
-        )
+        http.headers["User-Agent"] = field_manager  # an API server takes it for the manager of what it writes
         return Client(http=http, server=single.cluster.server)
     except (LightkubeConfigError, OSError) as error:
         raise KubeError(f"cannot use kubeconfig {kubeconfig or '(from the environment)'}: {error}") from error
