@@ -11,6 +11,7 @@ merged by a strategic merge patch (the ``patchStrategy`` and ``patchMergeKey`` t
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import textwrap
 from collections.abc import Mapping
@@ -115,7 +116,7 @@ _FIELDS: dict[type[Any], Mapping[str, Field]] = {}
 
 
 def _read_fields(model: type[Any]) -> Mapping[str, Field]:
-    docs = _field_docs(model.__doc__ or "")
+    docs = _field_docs(_doc(model))
     annotations: dict[str, str] = model.__annotations__
     names = dict(zip(model.__struct_fields__, model.__struct_encode_fields__, strict=True))
     fields = {}
@@ -129,7 +130,7 @@ def _read_fields(model: type[Any]) -> Mapping[str, Field]:
 
 def description_of(model: type[Any]) -> str:
     """What the model is, from the first part of its docstring."""
-    return _flow((model.__doc__ or "").split("**parameters**")[0])
+    return _flow(_doc(model).split("**parameters**")[0])
 
 
 def describe(model: type[Any], field: str) -> str:
@@ -149,7 +150,12 @@ def _type(model: type[Any], name: str, written: str) -> Type:
     return Type("struct", model=getattr(home, last))
 
 
-_FIELD_DOC = re.compile(r"^ {6}\* \*\*(\w+)\*\* ``[^`]*`` - ?(.*?)(?=^ {6}\* \*\*\w+\*\* ``|\Z)", re.S | re.M)
+def _doc(model: type[Any]) -> str:
+    """The docstring without the margin of the source. (Python removes it itself since 3.13.)"""
+    return inspect.cleandoc(model.__doc__ or "")
+
+
+_FIELD_DOC = re.compile(r"^\* \*\*(\w+)\*\* ``[^`]*`` - ?(.*?)(?=^\* \*\*\w+\*\* ``|\Z)", re.S | re.M)
 
 
 def _field_docs(doc: str) -> dict[str, str]:
