@@ -15,21 +15,8 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 DATE = 1.0  # seconds between two looks at the clock for the Date header
-
-
-class WebSockets(WebSocketsSansIOProtocol):
-    """uvicorn's, for clients that offer a subprotocol with a slash in its name, as Kubernetes' ``SPDY/3.1+...`` has.
-
-    RFC 6455 (4.1) asks for a token there, so websockets would refuse the handshake. What it makes of the offer nobody
-    needs: uvicorn reads the names itself, and the application chooses.
-    """
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self.conn.process_subprotocol = lambda headers: None  # type: ignore[method-assign]
 
 
 async def serve_app(

@@ -8,6 +8,9 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from agent.apiserver import namespaces
 from agent.apiserver.api import Api, load
@@ -22,7 +25,7 @@ from agent.config import Config
 from agent.store import StoreError
 from agent.store.sqlite import open_sqlite
 from agent.telemetry import Timeline
-from agent.web import WebSockets, serve_app
+from agent.web import serve_app
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,18 @@ class _Denials(logging.Filter):
 
 
 _DENIALS = _Denials()
+
+
+class _WebSockets(WebSocketsSansIOProtocol):
+    """uvicorn's, for clients that offer a subprotocol with a slash in its name, as Kubernetes' ``SPDY/3.1+...`` has.
+
+    RFC 6455 (4.1) asks for a token there, so websockets would refuse the handshake. What it makes of the offer nobody
+    needs: uvicorn reads the names itself, and the application chooses.
+    """
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.conn.process_subprotocol = lambda headers: None  # type: ignore[method-assign]
 
 
 async def serve(config: Config, *, sockets: Sequence[socket.socket], ready: Callable[[], None]) -> None:
@@ -110,7 +125,7 @@ async def _serve(config: Config, app: App, listeners: list[socket.socket], ready
             ready=ready,
             stopping=app.stopping.set,
             grace=GRACE,
-            ws=WebSockets,
+            ws=_WebSockets,
             ws_max_size=1 << 30,
             ws_per_message_deflate=False,
             server_header=False,
