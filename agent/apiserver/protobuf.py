@@ -1,6 +1,6 @@
 """Kubernetes' protobuf, as far as kubectl sends it without being asked.
 
-``kubectl create configmap`` and its siblings, ``kubectl auth can-i`` and ``kubectl drain`` use typed clients, which
+``kubectl create configmap`` and its siblings, ``kubectl auth`` and ``kubectl drain`` use typed clients, which
 send protobuf (from kubectl 1.32 on) and read JSON just as well. So requests are read in both, and answers are JSON.
 
 The wire format is proto2's: a tag (field number and wire type), then a value, again and again; messages within
@@ -125,6 +125,10 @@ MESSAGES: Mapping[tuple[str, str], Message] = {
     ),
     ("v1", "DeleteOptions"): DELETE_OPTIONS,
     ("policy/v1", "Eviction"): _message(metadata=META, deleteOptions=(2, "message", DELETE_OPTIONS)),
+    ("authentication.k8s.io/v1", "SelfSubjectReview"): _message(metadata=META),
+    ("authorization.k8s.io/v1", "SelfSubjectRulesReview"): _message(
+        metadata=META, spec=(2, "message", _message(namespace=1))
+    ),
     ("authorization.k8s.io/v1", "SelfSubjectAccessReview"): _message(metadata=META, spec=(2, "message", ACCESS)),
 }
 

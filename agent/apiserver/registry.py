@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from lightkube.models import apps_v1, authorization_v1, coordination_v1, core_v1, discovery_v1, events_v1
+from lightkube.models import (
+    apps_v1,
+    authentication_v1,
+    authorization_v1,
+    coordination_v1,
+    core_v1,
+    discovery_v1,
+    events_v1,
+)
 
 JSON = dict[str, Any]
 Getter = Callable[[JSON], str]
@@ -288,15 +296,13 @@ KINDS: tuple[Kind, ...] = (
 )
 
 # Answered, never stored: posting one asks a question, and the reply is the object with its status filled in.
-REVIEWS: tuple[Kind, ...] = (
-    _kind(
-        authorization_v1.SelfSubjectAccessReview,
-        "selfsubjectaccessreviews",
-        group="authorization.k8s.io",
-        namespaced=False,
-        verbs=("create",),
-        storage="",
-    ),
+REVIEWS: tuple[Kind, ...] = tuple(
+    _kind(model, f"{model.__name__.lower()}s", group=group, namespaced=False, verbs=("create",), storage="")
+    for model, group in (
+        (authentication_v1.SelfSubjectReview, "authentication.k8s.io"),
+        (authorization_v1.SelfSubjectAccessReview, "authorization.k8s.io"),
+        (authorization_v1.SelfSubjectRulesReview, "authorization.k8s.io"),
+    )
 )
 
 _BY_PATH = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}

@@ -236,12 +236,23 @@ async def upgrade_needed(api: Api, request: Request) -> Answer:
 
 
 async def review(api: Api, request: Request) -> Answer:
-    """``kubectl auth can-i``: whoever has the token may do everything."""
+    """``kubectl auth can-i`` and ``whoami``: there is one token, and whoever holds it may do everything."""
     sent = _object(body.decode_options(request.content, request.content_type))
     kind = request.target.kind
     head = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": sent.get("metadata") or {}}
-    status = {"allowed": True, "reason": "the holder of the node's token may do everything"}
-    return Answer([msgspec.json.encode({**head, "spec": sent.get("spec") or {}, "status": status})], code=201)
+    spec = {"spec": sent["spec"]} if "spec" in sent else {}
+    return Answer([msgspec.json.encode({**head, **spec, "status": VERDICTS[kind.kind]})], code=201)
+
+
+VERDICTS: dict[str, JSON] = {
+    "SelfSubjectAccessReview": {"allowed": True, "reason": "the holder of the node's token may do everything"},
+    "SelfSubjectReview": {"userInfo": {"username": "podwire:admin", "groups": ["system:masters"]}},
+    "SelfSubjectRulesReview": {
+        "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
+        "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+        "incomplete": False,
+    },
+}
 
 
 HANDLERS: dict[tuple[str, str], Handler] = {

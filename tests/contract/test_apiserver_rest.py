@@ -514,7 +514,17 @@ def test_binding(api: Rest) -> None:
 
 def test_asking_what_one_may_do(api: Rest) -> None:
     path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-    assert api.call("POST", path, {"spec": {"resourceAttributes": {"verb": "get"}}})["status"]["allowed"] is True
+    spec = {"resourceAttributes": {"verb": "get"}}
+    answer = api.call("POST", path, {"spec": spec})
+    assert (answer["spec"], answer["status"]["allowed"]) == (spec, True)
+    rules = api.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", {"spec": {"namespace": "x"}})
+    assert rules["status"]["resourceRules"] == [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]
+
+
+def test_asking_who_one_is(api: Rest) -> None:
+    answer = api.call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {})
+    assert answer["kind"] == "SelfSubjectReview"
+    assert answer["status"]["userInfo"]["groups"] == ["system:masters"]
 
 
 # Server-side apply

@@ -71,6 +71,18 @@ def test_server_side_apply(kubectl: Kubectl) -> None:
     assert ".spec.replicas" in other
 
 
+def test_diff_sees_changes_and_nothing_else(kubectl: Kubectl) -> None:
+    kubectl("create", "-f", "-", stdin=RS)
+    assert kubectl("diff", "-f", "-", stdin=RS) == ""
+    assert "+  replicas: 5" in kubectl.refused("diff", "-f", "-", stdin=RS.replace("replicas: 2", "replicas: 5"))
+
+
+def test_what_was_asked_of_a_list_is_said_once(kubectl: Kubectl) -> None:
+    said = kubectl.refused("get", "pods", "--field-selector=spec.color=red")
+    assert said.count("Unable to find") == 1
+    assert said.endswith('field selector "spec.color=red": field label not supported: spec.color\n')
+
+
 def test_scale(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=RS)
     assert kubectl("scale", "rs", "go-demo-2", "--replicas=4") == "replicaset.apps/go-demo-2 scaled\n"
@@ -104,6 +116,8 @@ def test_what_typed_clients_send(kubectl: Kubectl) -> None:
     assert get(kubectl, "svc", "svc")["spec"]["ports"][0]["targetPort"] == "web"
     assert get(kubectl, "svc", "ext")["spec"]["externalName"] == "example.org"
     assert kubectl("auth", "can-i", "delete", "pods") == "yes\n"
+    assert "*.*" in kubectl("auth", "can-i", "--list")
+    assert "system:masters" in kubectl("auth", "whoami")
     kubectl("delete", "svc", "svc", "ext")
 
 

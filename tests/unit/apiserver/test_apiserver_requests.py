@@ -255,6 +255,14 @@ def test_yaml_is_taken_as_kubernetes_takes_it() -> None:
     assert decode_body(text, "application/yaml") == expected
 
 
+def test_aliases_of_yaml_may_not_stand_for_everything() -> None:
+    """The "billion laughs": each line stands for nine times the one before."""
+    lines = ["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]
+    with pytest.raises(StatusError, match="aliases stand for too much"):
+        decode_body("\n".join(lines).encode(), "application/yaml")
+    assert decode_body(b"a: &x {k: v}\nb: [*x, *x]", "application/yaml")["b"] == [{"k": "v"}, {"k": "v"}]
+
+
 @pytest.mark.parametrize("content", [b"{", b"\xff", b'{"a": NaN}', b"[" * 50_000, b""])
 def test_json_that_is_none(content: bytes) -> None:
     with pytest.raises(StatusError) as refused:
@@ -349,6 +357,14 @@ def test_ports_in_protobuf() -> None:
     assert spec == {"ports": [{"port": 80, "targetPort": 8080}, {"port": 81, "targetPort": "web"}], "type": "NodePort"}
     options = decode_protobuf(envelope("v1", "DeleteOptions", field(1, -1) + field(3, 1)))
     assert (options["gracePeriodSeconds"], options["orphanDependents"]) == (-1, True)
+
+
+def test_questions_in_protobuf() -> None:
+    rules = decode_protobuf(envelope("authorization.k8s.io/v1", "SelfSubjectRulesReview", field(2, field(1, "shop"))))
+    assert rules["spec"] == {"namespace": "shop"}
+    assert (
+        decode_protobuf(envelope("authentication.k8s.io/v1", "SelfSubjectReview", b""))["kind"] == "SelfSubjectReview"
+    )
 
 
 @given(st.binary(max_size=40))

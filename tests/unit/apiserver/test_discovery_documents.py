@@ -28,6 +28,7 @@ def test_groups() -> None:
     groups = {group["name"]: group for group in get("/apis")["groups"]}
     assert set(groups) == {
         "apps",
+        "authentication.k8s.io",
         "authorization.k8s.io",
         "coordination.k8s.io",
         "discovery.k8s.io",
