@@ -21,6 +21,7 @@ from agent.apiserver.schema import check_fields
 from agent.apiserver.status import StatusError, bad_request, unsupported_media_type
 
 LIMIT = 3 << 20  # bytes, as upstream
+ALIASED = 10_000  # values that the aliases of a YAML document may add (what is written out takes a byte a value)
 MEDIA_TYPES = ("application/json", "application/yaml", protobuf.MEDIA_TYPE)
 JSON_TYPE = MEDIA_TYPES[0]
 YAML_TYPES = ("application/yaml", "application/apply-patch+yaml")
@@ -47,7 +48,7 @@ def decode_body(content: bytes, media_type: str) -> Any:
     """Raises StatusError 400."""
     try:
         if media_type in YAML_TYPES:
-            return _plain(yaml.load(content, _Loader))
+            return _plain(yaml.load(content, _Loader), most=len(content) + ALIASED)
         if media_type == protobuf.MEDIA_TYPE:
             return protobuf.decode_protobuf(content)
         return msgspec.json.decode(content)
@@ -166,11 +167,22 @@ def _walk(value: Any, path: str) -> Iterator[str]:
             yield from _walk(item, f"{path}[{index}]")
 
 
-def _plain(value: Any) -> Any:
-    """YAML allows any key; in JSON all are text."""
-    if isinstance(value, dict):
-        return {_key(name): _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+def _plain(document: Any, *, most: int) -> Any:
+    """YAML allows any key; in JSON all are text. And it has aliases, by which a few lines can stand for gigabytes: more
+    than ``most`` values are refused.
+    """
+    left = most
+
+    def plain(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise yaml.YAMLError("its aliases stand for too much")
+        if isinstance(value, dict):
+            return {_key(name): plain(item) for name, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    return plain(document)
 
 
 def _key(name: Any) -> str:

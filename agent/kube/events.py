@@ -23,6 +23,8 @@ import httpx2
 from agent.kube.client import Client
 
 log = logging.getLogger(__name__)
+
+NAME_LIMIT = 253  # characters (RFC 1123 subdomain)
 WINDOW = 600.0  # seconds in which equal events are counted together
 REMEMBERED = 4096
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between attempts to reach the API server
@@ -110,7 +112,7 @@ class Recorder:
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{ref.name}.{at:x}", "namespace": ref.namespace or "default"},
+            "metadata": {"name": _event_name(ref.name, at), "namespace": ref.namespace or "default"},
             "involvedObject": {name: value for name, value in involved.items() if value},
             "type": kind,
             "reason": reason,
@@ -130,3 +132,9 @@ def _path(ref: Ref) -> str:
 
 def _timestamp(at: int) -> str:
     return datetime.fromtimestamp(at // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _event_name(name: str, at: int) -> str:
+    """An object's name may itself be as long as a name can be; then it is cut (client-go's GenerateEventName)."""
+    end = f".{at:x}"
+    return name[: NAME_LIMIT - len(end)].rstrip(".-") + end

@@ -63,6 +63,18 @@ async def test_names_sort_in_the_order_of_the_events(server: tuple[ScriptedApi, 
     assert [message for _, message in in_order] == [f"Created pod: web-{n}" for n in range(20)]
 
 
+async def test_an_event_about_the_longest_name_has_a_name_too(server: tuple[ScriptedApi, Client]) -> None:
+    """The object's name is cut where the Event's would be longer than a name can be, and not after a dot."""
+    api, client = server
+    async with running(client) as recorder:
+        recorder.event(Ref("Pod", "shop", "p" * 235 + "." + "p" * 17), "Normal", "Started", "Started")
+        await until(lambda: api.writes)
+    name = api.writes[0][2]["metadata"]["name"]
+    assert len(name) <= 253
+    assert name.startswith("p" * 235 + ".")
+    assert ".." not in name
+
+
 async def test_equal_events_are_counted(server: tuple[ScriptedApi, Client]) -> None:
     api, client = server
     async with running(client) as recorder:
