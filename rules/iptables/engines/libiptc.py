@@ -209,4 +209,24 @@ def _iptc() -> Any:
     # straight from C skips libxtables' frames only.
     handler = ctypes.cast(xtables._lib_xtwrapper.throw_exception, type(xtables._xt_globals.exit_err))
     xtables._xt_globals.exit_err = handler
+    xtables.xtables._option_lookup = _find_option
     return iptc
+
+
+_OLD_ENTRY, _NEW_ENTRY = 48, 56  # bytes of struct xt_option_entry up to iptables 1.8.10, and since
+
+
+def _find_option(_: Any, entries: Any, name: bytes) -> Any:
+    """The entry of an extension's option, or None: what python-iptables looks up, but for both layouts of the table.
+
+    python-iptables knows the older one only, and the library does not say which one it has. But where the second name
+    is in the older one, a pointer, the newer one has the first entry's "base": 0, or the base of a number, 16 at most.
+    After a table's only entry comes one of zeros, in which either step finds no name.
+    """
+    entry = type(entries.contents)
+    place = ctypes.addressof(entries.contents)
+    second = ctypes.c_size_t.from_address(place + _OLD_ENTRY).value
+    step = _OLD_ENTRY if second > 16 else _NEW_ENTRY
+    while (found := entry.from_address(place)).name not in (name, None):
+        place += step
+    return found if found.name else None
