@@ -244,8 +244,9 @@ TRANSCRIPTS: dict[str, list[Step]] = {
         "create service externalname c5 --external-name=example.com",
         "get svc",
         "create configmap m --from-literal=a=b --from-literal=c=d",
-        "describe configmap m",
         "get configmap m -o yaml",
+        "create configmap one --from-literal=a=b",
+        "describe configmap one",  # with more than one value kubectl's order is that of a Go map: random
         "create secret generic s --from-literal=a=b",
         "describe secret s",
         "get secret s -o yaml",
