@@ -15,22 +15,26 @@ SECONDS = 20.0
 
 
 def measure(node: Node) -> None:
-    status = read_status(Paths(node.state_dir))
-    assert status is not None
-    processes = {"supervisor": status.pid, **{child.name: child.pid for child in status.children if child.pid}}
+    processes = pids(node)
     time.sleep(2)  # what went before has settled
-    before = {name: _cpu_seconds(pid) for name, pid in processes.items()}
+    before = {name: cpu_seconds(pid) for name, pid in processes.items()}
     time.sleep(SECONDS)
     rows = []
     for name, pid in processes.items():
-        share = (_cpu_seconds(pid) - before[name]) / SECONDS
+        share = (cpu_seconds(pid) - before[name]) / SECONDS
         memory = _memory(pid)
         rows.append((name, f"{share:.2%}", f"{memory['Rss'] / 1024:.0f} MiB", f"{memory['Pss'] / 1024:.0f} MiB"))
     header = ("process", "CPU of one core", "resident", "proportional share")
-    print_table(f"Processes of an idle node, over {SECONDS:g} s", header, rows)
+    print_table(f"Processes of a node where nothing happens but two probes a second, over {SECONDS:g} s", header, rows)
 
 
-def _cpu_seconds(pid: int) -> float:
+def pids(node: Node) -> dict[str, int]:
+    status = read_status(Paths(node.state_dir))
+    assert status is not None
+    return {"supervisor": status.pid, **{child.name: child.pid for child in status.children if child.pid}}
+
+
+def cpu_seconds(pid: int) -> float:
     """User and system time (proc_pid_stat(5), fields 14 and 15)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
