@@ -9,6 +9,7 @@ Slices of a Service that is gone are deleted here too, not only by the garbage c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Iterator
 from datetime import datetime
 
@@ -90,6 +91,7 @@ class EndpointSlices:
             stored = await rest.replace(self._client, f"{path}/{content.slice.metadata.name}", body)
             self._expectations.wrote(key, stored)
             return
+        written = time.time()  # before the answer: the proxy's watch may be quicker than it
         try:
             stored = await rest.create(self._client, path, body)
         except rest.ApiError as error:
@@ -97,7 +99,7 @@ class EndpointSlices:
                 return
             raise
         self._expectations.wrote(key, stored)
-        self._timeline.mark(SLICE_WRITTEN, *key, detail=stored["metadata"]["name"])
+        self._timeline.mark(SLICE_WRITTEN, *key, detail=stored["metadata"]["name"], at=written)
 
     async def _delete(self, key: Key, surplus: EndpointSlice) -> None:
         meta = surplus.metadata

@@ -6,6 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.config import Config
+from agent.telemetry import (
+    DNS_SAW,
+    ENDPOINTS_SAW,
+    PROXY_SAW,
+    REQUEST_ACCEPTED,
+    RULES_IN_KERNEL,
+    SLICE_WRITTEN,
+    STEPS,
+    read_timeline,
+)
 from tests.harness.node import NODE_IP, Node, command, eventually
 from tests.harness.objects import echo_replicaset, service
 from tests.traffic.test_services_traffic import cluster_ip, pods, wait_endpoints
@@ -75,6 +86,28 @@ def test_a_new_service_is_known_by_name_soon(named: Node) -> None:
     eventually(lambda: dig(named, "brand-new.default.svc.cluster.local") == [address])
     named.kubectl("delete", "svc/brand-new")
     eventually(lambda: dig(named, "brand-new.default.svc.cluster.local") == [])
+
+
+def test_in_the_sequence_no_effect_comes_before_its_cause(named: Node) -> None:
+    """Each process notes its own moments; the clock is the machine's, so they can be compared."""
+    services = [f"sequence-{n}" for n in range(5)]
+    named.apply(*(service(name, {"port": 80, "targetPort": 8080}, app="named") for name in services))
+    try:
+        for name in services:
+            at = eventually(lambda name=name: marks_of(named, name))  # type: ignore[misc]
+            first, *effects = (at[step] for step in (REQUEST_ACCEPTED, ENDPOINTS_SAW, SLICE_WRITTEN, PROXY_SAW))
+            assert effects == sorted(effects)
+            assert first <= min(effects[0], at[DNS_SAW])
+            assert at[PROXY_SAW] <= at[RULES_IN_KERNEL]
+    finally:
+        named.kubectl("delete", "svc", *services)
+
+
+def marks_of(node: Node, name: str) -> dict[str, float]:
+    """When each step happened; {} while one is missing."""
+    marks = read_timeline(Config(node_name="x", state_dir=node.state_dir).paths.timeline)
+    at = {mark.step: mark.at for mark in marks if mark.name == name}
+    return at if set(STEPS) <= at.keys() else {}
 
 
 def test_the_node_asks_its_own_port_53(named: Node) -> None:
