@@ -319,14 +319,27 @@ class Runtime:
             procfs.remove_tree(folder)
         procfs.remove_cgroups(f"{self._cgroup_parent}/{container_id}")
 
+    async def remove_remains(self) -> None:
+        """Kill and remove what has no readable launch.json: a start that was cut short, a damaged folder. Nobody would
+        adopt it, but it may run, and hold a port. For a start of podwire: nothing may be starting.
+        """
+        for container_id in await asyncio.to_thread(self._everything):
+            if await asyncio.to_thread(self._observe, container_id) is not None:
+                continue
+            log.warning("container %s has no record (any more); it is removed", container_id)
+            try:
+                await self._discard(container_id)
+            except (ContainerError, OSError) as error:
+                log.warning("container %s has no record and cannot be removed: %s", container_id, error)
+
     async def clean(self) -> None:
         """Kill and remove every container under ``root``: no process, cgroup or mount remains. Log files stay."""
-        for container_id in {*await asyncio.to_thread(self._ids), *await asyncio.to_thread(self._known_to_runc)}:
+        for container_id in await asyncio.to_thread(self._everything):
             await self.remove(container_id)
         await asyncio.to_thread(procfs.remove_empty_cgroup, self._cgroup_parent)  # another node may be using it
 
-    def _known_to_runc(self) -> Names:
-        return _names(self._runc_root)
+    def _everything(self) -> Names:
+        return tuple(sorted({*self._ids(), *_names(self._runc_root)}))
 
     # --- exec ---------------------------------------------------------------------------------------------------------
 
@@ -430,7 +443,7 @@ def _decode(kind: type, value: Any) -> Any:
 
 
 def _names(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(os.listdir(folder))) if folder.is_dir() else ()
+    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())) if folder.is_dir() else ()
 
 
 def _date(file: Path, otherwise: Path) -> float:

@@ -141,6 +141,7 @@ class Kubelet:
     async def _adopt(self, group: asyncio.TaskGroup) -> None:
         """Match what runs with what the API wants; from here on, changes of pods reach their workers."""
         assert self._tools is not None
+        await self._runtime.remove_remains()
         for container in await self._runtime.list():
             self._containers.setdefault(container.pod_uid, []).append(container)
         self._sandboxes = {sandbox.uid: sandbox for sandbox in await self._tools.sandboxes.list()}

@@ -516,3 +516,22 @@ def make_rootfs(root: Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, place)
     return root
+
+
+async def test_what_has_no_record_any_more_does_not_run_on(bench: Bench) -> None:
+    """A damaged or half-written folder; what is sound goes on, and strange files are no containers."""
+    for name in ("sound", "damaged", "bare"):
+        await bench.runtime.start(bench.launch(name, *FOREVER))
+    damaged = next(c for c in await bench.runtime.list() if c.id == "damaged")
+    (bench.home / "containers/damaged/launch.json").write_text("{")
+    shutil.rmtree(bench.home / "containers/bare")
+    (bench.home / "containers/half").mkdir()
+    (bench.home / "containers/file").touch()
+    runtime = bench.fresh_runtime()
+    assert [c.id for c in await runtime.list()] == ["sound"]
+    await runtime.remove_remains()
+    assert damaged.pid is not None
+    assert procfs.start_time(damaged.pid) is None
+    assert sorted(os.listdir(bench.home / "containers")) == ["file", "sound"]
+    assert os.listdir(bench.home / "run/runc") == ["sound"]
+    assert [c.id for c in await runtime.list()] == ["sound"]
