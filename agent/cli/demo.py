@@ -43,7 +43,9 @@ def demo(keep: bool, stop: bool) -> None:
     """Play the Services document on a node of its own."""
     need_root("podwire demo")
     if stop:
-        _take_away()
+        if not _take_away():
+            sys.exit(1)
+        click.echo(f"nothing of {NODE} is left")
         return
     story = Story()
     begin = time.monotonic()
@@ -251,28 +253,31 @@ def _say_how_to_go_on() -> None:
         f"""
 The node goes on running. To use it, with podwire or with your own kubectl:
   export KUBECONFIG={STATE_DIR}/kubeconfig
-  podwire get pods -o wide                          (podwire: {Path(sys.argv[0]).absolute()})
-  ip netns exec {NODE} iptables-save -t nat         its rules
-  ip netns exec {OUTSIDE} bash                      a shell outside of it
+  {Path(sys.argv[0]).absolute()} get pods -o wide
+  ip netns exec {NODE} iptables-save -t nat      # its rules
+  ip netns exec {OUTSIDE} bash                   # a shell outside of it
 To stop it and remove everything:
   {sys.argv[0]} demo --stop"""
     )
 
 
-def _take_away() -> None:
+def _take_away() -> bool:
+    """Remove the node and its namespaces; whether that went without an error."""
     from agent.config import Paths
     from agent.supervisor.clean import clean, stop
     from agent.supervisor.state import SupervisorError
     from netns import namespaces
 
-    paths = Paths(STATE_DIR)
+    paths, good = Paths(STATE_DIR), True
     try:
         stop(paths)
         for _ in clean(paths, node_netns=NODE, keep_state=False):
             pass
     except SupervisorError as error:
         click.echo(f"podwire: {error}", err=True)
+        good = False
     for name in (NODE, OUTSIDE):
         if namespaces.exists(name):
             namespaces.remove(name)
     shutil.rmtree(STATE_DIR, ignore_errors=True)
+    return good
