@@ -9,8 +9,8 @@ import pytest
 
 from agent.cli.kubectl.describe import Related, describe, needs
 from agent.cli.kubectl.describe.network import format_endpoints
-from agent.cli.kubectl.describe.page import format_selector
-from agent.cli.kubectl.describe.pods import field_value, format_probe, tolerations
+from agent.cli.kubectl.describe.page import Page, format_selector
+from agent.cli.kubectl.describe.pods import field_value, format_probe, tolerations, write_volumes
 from agent.cli.kubectl.quantities import add_quantities, parse_quantity, percent
 
 NOW = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
@@ -286,6 +286,35 @@ Events:
 
 def test_a_pod() -> None:
     assert describe(POD, Related(), EVENTS, now=NOW) == POD_PAGE
+
+
+def test_volumes_that_gather_what_is_elsewhere() -> None:
+    labels = {"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}
+    memory = {"path": "m", "resourceFieldRef": {"containerName": "c", "resource": "limits.memory"}}
+    sources = [{"configMap": {"name": "c1"}}, {"secret": {"name": "s1", "optional": True}}, {"downwardAPI": {}}]
+    volumes = [
+        {"name": "d", "downwardAPI": {"items": [labels, memory]}},
+        {"name": "p", "projected": {"sources": sources}},
+    ]
+    page = Page(datetime.now(UTC))
+    write_volumes(page, volumes)
+    assert (
+        page.text()
+        == """Volumes:
+  d:
+    Type:  DownwardAPI (a volume populated by information about the pod)
+    Items:
+      metadata.labels -> l
+      limits.memory -> m
+  p:
+    Type:           Projected (a volume that contains injected data from multiple sources)
+    ConfigMapName:  c1
+    Optional:       false
+    SecretName:     s1
+    Optional:       true
+    DownwardAPI:    true
+"""
+    )
 
 
 def test_a_pod_that_is_going_away() -> None:

@@ -285,8 +285,10 @@ def _flag(value: object) -> str:
 
 # --- the rest of the spec --------------------------------------------------------------------------------------
 
-# For each kind of volume: what it is called, and which of its fields are shown under which names.
-_VOLUMES: Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
+Fields = tuple[tuple[str, str, str], ...]  # what it is called here, its name in the API, what stands for its absence
+
+# For each kind of volume: what it is called, and which of its fields are shown.
+_VOLUMES: Mapping[str, tuple[str, Fields]] = {
     "hostPath": (
         "HostPath (bare host directory volume)",
         (("Path", "path", ""), ("HostPathType", "type", "")),
@@ -307,6 +309,14 @@ _VOLUMES: Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
         "PersistentVolumeClaim (a reference to a PersistentVolumeClaim in the same namespace)",
         (("ClaimName", "claimName", ""), ("ReadOnly", "readOnly", "false")),
     ),
+    "downwardAPI": ("DownwardAPI (a volume populated by information about the pod)", ()),
+    "projected": ("Projected (a volume that contains injected data from multiple sources)", ()),
+}
+_PROJECTED: Mapping[str, Fields] = {
+    "secret": (("SecretName", "name", ""), ("Optional", "optional", "false")),
+    "configMap": (("ConfigMapName", "name", ""), ("Optional", "optional", "false")),
+    "downwardAPI": (("DownwardAPI", "given", ""),),
+    "serviceAccountToken": (("TokenExpirationSeconds", "expirationSeconds", ""),),
 }
 
 
@@ -318,14 +328,27 @@ def write_volumes(page: Page, volumes: Sequence[Json], *, space: str = "") -> No
     for volume in volumes:
         page.line(f"{' ' if space else ''}{volume['name']}:", level=1)
         kind = next((name for name in volume if name != "name"), "")
-        if kind not in _VOLUMES:
-            page.field("Type", kind or "<unknown>", level=2)
-            continue
-        title, fields = _VOLUMES[kind]
+        title, fields = _VOLUMES.get(kind, (kind or "<unknown>", ()))
         page.field("Type", title, level=2)
-        for label, name, default in fields:
-            value = (volume[kind] or {}).get(name)
-            page.field(label, default if value is None else go_value(value), level=2)
+        _write_fields(page, volume.get(kind) or {}, fields)
+        if kind == "downwardAPI":
+            _write_items(page, volume[kind].get("items") or [])
+        for source in (volume[kind].get("sources") or []) if kind == "projected" else []:
+            for name, inner in source.items():
+                _write_fields(page, {"given": True, **inner}, _PROJECTED.get(name, ()))
+
+
+def _write_fields(page: Page, source: Json, fields: Fields) -> None:
+    for label, name, default in fields:
+        value = source.get(name)
+        page.field(label, default if value is None else go_value(value), level=2)
+
+
+def _write_items(page: Page, items: Sequence[Json]) -> None:
+    page.line("Items:", level=2)
+    for item in items:
+        what = (item.get("fieldRef") or {}).get("fieldPath") or (item.get("resourceFieldRef") or {}).get("resource")
+        page.line(f"{what} -> {item['path']}", level=3)
 
 
 def tolerations(listed: Sequence[Json]) -> list[str]:
