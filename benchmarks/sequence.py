@@ -34,9 +34,10 @@ def measure(node: Node, client: Client, *, app: str) -> None:
 
 
 def _complete(node: Node, names: list[str]) -> list[dict[str, float]]:
-    """For each Service the seconds from the first step to each; empty while one of them is not done."""
+    """For each Service the seconds from the first step to each."""
     marks = list(read_timeline(Paths(node.state_dir).timeline))
-    sequences = [select_sequence(marks, "default", name) for name in names]
-    if any(len(sequence) < len(STEPS) for sequence in sequences):
-        return []
-    return [{mark.step: mark.at - sequence[0].at for mark in sequence} for sequence in sequences]
+    sequences = {name: select_sequence(marks, "default", name) for name in names}
+    for name, sequence in sequences.items():
+        missing = set(STEPS) - {mark.step for mark in sequence}
+        assert not missing, f"{name}: steps that were never reached: {', '.join(missing)}"
+    return [{mark.step: mark.at - sequence[0].at for mark in sequence} for sequence in sequences.values()]
