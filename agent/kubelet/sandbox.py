@@ -155,8 +155,8 @@ class Sandboxes:
 
     async def clean(self) -> None:
         """Remove them all."""
-        for sandbox in await self.list():
-            await self.remove(sandbox.uid)
+        for uid in await self._run("list", "all pods", self._uids):
+            await self.remove(uid)
 
     def close(self) -> None:
         """End the thread. Sandboxes stay."""
@@ -172,11 +172,12 @@ class Sandboxes:
 
     def _ensure(self, spec: SandboxSpec) -> Sandbox:
         record = self._read(spec.uid)
+        unknown = record is None  # what there is, if the record was damaged, may have another address
         if record is None or record.spec != spec:
             record = _Record(spec, self._node_ip if spec.host_network else self._allocate(spec.uid))
             self._write(record)
         sandbox = self._sandbox(record)
-        if not sandbox.ready:
+        if not spec.host_network and (unknown or not sandbox.ready):
             self._connect(record)
         return self._sandbox(record)
 
@@ -233,14 +234,15 @@ class Sandboxes:
             log.warning("pod %s has lost its link, trying again: %s", pod, error)
 
     def _remove(self, uid: str) -> None:
-        record = self._read(uid)
-        if record is None:
-            return
-        if not record.spec.host_network:
-            attach.detach(link_name(uid))
-            namespaces.remove(namespace_name(record.spec))
-            self._keep(ipam.release(self._loaded(), uid, now=time.time()))
         folder = self._pods / uid
+        if not (folder / "sandbox.json").exists():
+            return
+        record = self._read(uid)
+        if record is None or not record.spec.host_network:
+            attach.detach(link_name(uid))
+            for name in _names_of(uid) if record is None else [namespace_name(record.spec)]:
+                namespaces.remove(name)
+            self._keep(ipam.release(self._loaded(), uid, now=time.time()))
         if (folder / "etc").exists():
             procfs.remove_tree(folder / "etc")
         (folder / "sandbox.json").unlink()
@@ -262,9 +264,11 @@ class Sandboxes:
 
     # --- on disk ------------------------------------------------------------------------------------------------------
 
+    def _uids(self) -> Uids:
+        return tuple(sorted(file.parent.name for file in self._pods.glob("*/sandbox.json")))
+
     def _records(self) -> Sequence[_Record]:
-        found = sorted(self._pods.glob("*/sandbox.json"))
-        return [record for record in (self._read(file.parent.name) for file in found) if record is not None]
+        return [record for record in map(self._read, self._uids()) if record is not None]
 
     def _read(self, uid: str) -> _Record | None:
         file = self._pods / uid / "sandbox.json"
@@ -316,6 +320,11 @@ class Sandboxes:
 
 def namespace_name(spec: SandboxSpec) -> str:
     return f"podwire-{spec.uid[:8]}-{spec.name}"[:100]
+
+
+def _names_of(uid: str) -> list[str]:
+    """The namespaces of a pod whose record is damaged, so that its name is not known."""
+    return [name for name in namespaces.names() if name.startswith(f"podwire-{uid[:8]}-")]
 
 
 def link_name(uid: str) -> str:

@@ -148,6 +148,33 @@ async def test_what_is_lost_is_made_again_with_the_same_address(node: Node, lost
     assert await node.sandboxes.ensure(spec) == before
 
 
+@pytest.mark.parametrize("then", ["ensure", "remove", "clean"])
+async def test_a_damaged_record_is_no_obstacle_and_leaves_nothing(node: Node, then: str) -> None:
+    spec = new_spec()
+    before = await node.sandboxes.ensure(spec)
+    (node.home / "pods" / spec.uid / "sandbox.json").write_bytes(b"\xff{")
+    fresh = node.fresh_sandboxes()
+    with contextlib.closing(fresh):
+        if then == "ensure":
+            again = await fresh.ensure(spec)
+            assert _addresses(again.netns_path) == {again.ip, "127.0.0.1"}
+            await fresh.remove(spec.uid)
+        elif then == "remove":
+            await fresh.remove(spec.uid)
+        else:
+            await fresh.clean()
+    assert not namespaces.exists(before.netns_path)
+    assert not (node.home / "pods" / spec.uid).exists()
+
+
+def _addresses(netns: str) -> set[str]:
+    def look() -> set[str]:
+        with Links() as links:
+            return {str(address.ip) for _, address in links.addresses() if address.version == 4}
+
+    return namespaces.inside(netns, look)
+
+
 async def test_a_sandbox_that_cannot_be_made_leaves_no_namespace(node: Node) -> None:
     broken = Sandboxes(
         node.home / "pods", node.home / "ipam.json", bridge="nobridge", pod_cidr="10.244.0.0/24", gateway=GATEWAY,
