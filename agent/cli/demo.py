@@ -254,8 +254,8 @@ def _say_how_to_go_on() -> None:
 The node goes on running. To use it, with podwire or with your own kubectl:
   export KUBECONFIG={STATE_DIR}/kubeconfig
   {Path(sys.argv[0]).absolute()} get pods -o wide
-  ip netns exec {NODE} iptables-save -t nat      # its rules
-  ip netns exec {OUTSIDE} bash                   # a shell outside of it
+  ip netns exec {NODE} iptables-save -t nat    # its rules
+  ip netns exec {OUTSIDE} bash            # a shell outside of it
 To stop it and remove everything:
   {sys.argv[0]} demo --stop"""
     )

@@ -21,6 +21,7 @@ def program(request: pytest.FixtureRequest, node: Node) -> Iterator[Program]:
     manifests = [f"-f={EXAMPLES / name}" for name in ("go-demo-2-rs.yml", "go-demo-2-svc.yml", "go-demo-2.yml")]
     node.kubectl("delete", "--ignore-not-found", *manifests)
     node.kubectl("delete", "--ignore-not-found", "svc", "go-demo-2-svc")
+    node.kubectl("wait", "--for=delete", "pods", "--all")  # the next test counts its own
 
 
 def assert_lines(said: str, *patterns: str) -> None:
