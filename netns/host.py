@@ -84,7 +84,7 @@ def remove_node(bridge: str, *, memory: Path | None = None) -> None:
     with Links() as links:
         links.remove(bridge)
     if memory is not None and memory.exists():
-        for name, value in json.loads(memory.read_text()).items():
+        for name, value in _recall(memory).items():
             write_sysctl(name, value)
         memory.unlink()
 
@@ -119,6 +119,19 @@ def _remember(memory: Path, names: Sequence[str]) -> None:
     fresh = memory.with_name(memory.name + ".new")
     fresh.write_text(json.dumps({name: read_sysctl(name) for name in names}))
     fresh.replace(memory)
+
+
+def _recall(memory: Path) -> dict[str, str]:
+    try:
+        known = json.loads(memory.read_bytes())
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        memory.rename(memory.with_name(memory.name + ".damaged"))
+        raise NetnsError(
+            f"cannot put sysctls back as they were: {memory} is damaged; it is set aside, they stay as set"
+        )
+    return known
 
 
 # --- preflight --------------------------------------------------------------------------------------------------------

@@ -300,7 +300,9 @@ class Runtime:
 
     async def _discard(self, container_id: str) -> None:
         folder = self._folder(container_id)
-        if (self._runc_root / container_id).exists():
+        if not self._is_readable(container_id):
+            await asyncio.to_thread(self._delete_unread, container_id)
+        elif (self._runc_root / container_id).exists():
             try:
                 await asyncio.to_thread(self._runc, "delete", "--force", container_id)
             except shell.CommandError as error:
@@ -312,6 +314,21 @@ class Runtime:
                 procfs.send(monitor, signal.SIGKILL)
                 await procfs.ended(monitor)
         await asyncio.to_thread(self._erase, container_id, folder)
+
+    def _is_readable(self, container_id: str) -> bool:
+        try:
+            json.loads((self._runc_root / container_id / "state.json").read_bytes())
+        except FileNotFoundError:
+            return True
+        except ValueError:
+            return False
+        return True
+
+    def _delete_unread(self, container_id: str) -> None:
+        """``runc delete`` for a container whose record runc itself could not read: its processes are in its cgroup."""
+        for pid in procfs.members(f"{self._cgroup_parent}/{container_id}"):
+            procfs.send(pid, signal.SIGKILL)
+        procfs.remove_tree(self._runc_root / container_id)
 
     def _erase(self, container_id: str, folder: Path) -> None:
         (self._attach / container_id).unlink(missing_ok=True)  # conmon's link to the bundle
@@ -334,8 +351,14 @@ class Runtime:
 
     async def clean(self) -> None:
         """Kill and remove every container under ``root``: no process, cgroup or mount remains. Log files stay."""
+        problems = []
         for container_id in await asyncio.to_thread(self._everything):
-            await self.remove(container_id)
+            try:
+                await self.remove(container_id)
+            except (ContainerError, OSError) as error:
+                problems.append(str(error))
+        if problems:  # told when all others have had their turn
+            raise ContainerError("RemoveError", "; ".join(problems))
         await asyncio.to_thread(procfs.remove_empty_cgroup, self._cgroup_parent)  # another node may be using it
 
     def _everything(self) -> Names:

@@ -89,6 +89,12 @@ def cgroups(path: str) -> Iterator[Path]:
             yield folder
 
 
+def members(path: str) -> tuple[int, ...]:
+    """The processes in a cgroup."""
+    files = [folder / "cgroup.procs" for folder in cgroups(path)]
+    return tuple(sorted({int(pid) for file in files if file.exists() for pid in file.read_text().split()}))
+
+
 def remove_cgroups(path: str) -> None:
     """Remove a cgroup and what is in it from every hierarchy; one that is still populated stays."""
     for top in cgroups(path):

@@ -105,35 +105,47 @@ def _nobody_else(paths: Paths) -> Iterator[None]:
 
 def _take_away(paths: Paths, config: Config | None, *, keep_state: bool) -> Iterator[str]:
     failures: list[str] = []
-    for what, step in _steps(paths, config, keep_state=keep_state):
+    for what, step in _steps(paths, config):
         try:
             step()
         except Exception as error:  # noqa: BLE001 - every step must have its turn; all failures are raised below
             failures.append(f"{what}: {error}")
         else:
             yield what
-    if failures:
-        raise SupervisorError("cannot clean everything: " + "; ".join(failures))
+    if failures:  # what is left can only be found again by the state
+        raise SupervisorError("cannot clean everything, so the state is kept: " + "; ".join(failures))
+    if not keep_state:
+        _remove_tree(paths)
+        yield f"state removed: {paths.state_dir}"
 
 
-def _steps(paths: Paths, config: Config | None, *, keep_state: bool) -> Iterator[tuple[str, Callable[[], object]]]:
-    if config is not None and (config.node_netns is None or namespaces.exists(config.node_netns)):
+def _steps(paths: Paths, config: Config | None) -> Iterator[tuple[str, Callable[[], object]]]:
+    if config is not None:
         yield "pods removed", lambda: _remove_pods(config)
+    if config is not None and _has_network(config):
         yield "Service rules removed", lambda: in_node(config, lambda: _remove_rules(config))
         yield "bridge and sysctls restored", lambda: in_node(config, lambda: _remove_bridge(config))
     marker = made_namespace(paths)
     if marker.exists():
-        name = marker.read_text()
-        yield f"network namespace {name} removed", lambda: namespaces.remove(name)
+        if name := marker.read_text():
+            yield f"network namespace {name} removed", lambda: namespaces.remove(name)
         yield "namespace marker removed", marker.unlink
-    if not keep_state:
-        yield f"state removed: {paths.state_dir}", lambda: _remove_tree(paths)
 
 
 def _remove_pods(config: Config) -> None:
     from agent import kubelet
 
-    in_node(config, lambda: asyncio.run(kubelet.remove_all(config)))
+    def remove() -> None:
+        asyncio.run(kubelet.remove_all(config))
+
+    if _has_network(config):
+        in_node(config, remove)
+    else:  # somebody deleted the node's namespace, and with it the pods' links; containers run on
+        namespaces.in_new(remove)
+
+
+def _has_network(config: Config) -> bool:
+    return config.node_netns is None or namespaces.exists(config.node_netns)
 
 
 def _remove_rules(config: Config) -> None:

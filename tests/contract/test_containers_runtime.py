@@ -520,11 +520,13 @@ def make_rootfs(root: Path) -> Path:
 
 async def test_what_has_no_record_any_more_does_not_run_on(bench: Bench) -> None:
     """A damaged or half-written folder; what is sound goes on, and strange files are no containers."""
-    for name in ("sound", "damaged", "bare"):
+    for name in ("sound", "damaged", "bare", "forgotten"):
         await bench.runtime.start(bench.launch(name, *FOREVER))
     damaged = next(c for c in await bench.runtime.list() if c.id == "damaged")
     (bench.home / "containers/damaged/launch.json").write_text("{")
     shutil.rmtree(bench.home / "containers/bare")
+    shutil.rmtree(bench.home / "containers/forgotten")
+    (bench.home / "run/runc/forgotten/state.json").write_text("{")
     (bench.home / "containers/half").mkdir()
     (bench.home / "containers/file").touch()
     runtime = bench.fresh_runtime()

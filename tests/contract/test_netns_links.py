@@ -283,3 +283,12 @@ def test_a_node_without_default_route_can_still_reach_cluster_ips(network: Netwo
     for _ in range(2):
         namespaces.inside(network.node, lambda: host.ensure_service_route(BRIDGE, "10.96.0.0/12", source=GATEWAY))
     assert namespaces.inside(network.node, connect) == GATEWAY
+
+
+def test_a_damaged_memory_of_sysctls_is_said_and_set_aside(node_namespace: str, tmp_path: Path) -> None:
+    """So that the next ``clean`` does not stumble over it again."""
+    memory = tmp_path / "sysctls.json"
+    memory.write_text("{")
+    with pytest.raises(NetnsError, match=r"sysctls\.json is damaged; it is set aside"):
+        namespaces.inside(node_namespace, lambda: host.remove_node(BRIDGE, memory=memory))
+    namespaces.inside(node_namespace, lambda: host.remove_node(BRIDGE, memory=memory))
