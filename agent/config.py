@@ -123,12 +123,20 @@ class Config:
         return str(ipaddress.ip_network(self.service_cidr)[1])
 
 
+def default_state_dir(node_netns: str | None) -> Path:
+    """``/var/lib/podwire``; with a namespace ``/var/lib/podwire-NAME``, so that nodes can live side by side."""
+    if not node_netns:
+        return DEFAULT_STATE_DIR
+    return DEFAULT_STATE_DIR.parent / f"podwire-{node_netns.removeprefix('podwire-')}"
+
+
 def load_config(file: Path | None, **flags: Any) -> Config:
     """A Config from an optional YAML file and flags (None: not given); flags win. Raises ConfigError."""
     values: dict[str, Any] = {}
     if file is not None:
         values = _read_yaml(file)
     values.update({name: value for name, value in flags.items() if value is not None})
+    values.setdefault("state_dir", str(default_state_dir(values.get("node_netns"))))
     try:
         config = msgspec.convert(values, _strict(), dec_hook=_decode)
     except msgspec.ValidationError as error:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
+import logging
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent.cli.options import config_of, fail, need_root, node_options, paths_of
 from agent.config import Config, ConfigError, Paths
 from agent.supervisor.state import NodeStatus, SupervisorError, read_status
+
+if TYPE_CHECKING:
+    from agent.kube.client import Client
 
 START_TIMEOUT = 60.0  # seconds that --detach and status --wait wait for a node to be ready
 
@@ -282,25 +284,23 @@ def _enter(node_netns: str | None, process: str, verbose: bool) -> None:
         enter(node_netns)
 
 
-def _run_alone(name: str, component: Any, kubeconfig: Path | None) -> None:
-    from agent.dns import BindError
-    from agent.kube.client import KubeError, connect
-    from rules.iptables.engines import EngineError
+def _run_alone(name: str, component: Callable[[Client], Coroutine[None, None, None]], kubeconfig: Path | None) -> None:
+    """Run one component until it is told to stop; what keeps it from doing its job is one line."""
+    from agent.kube.client import connect
+    from agent.lifetime import resolve_reason, run_until_told
 
     async def main() -> None:
         client = connect(kubeconfig, field_manager=f"podwire-{name}")
         try:
-            work: Coroutine[Any, Any, None] = component(client)
-            await work
+            await component(client)
         finally:
             await client.close()
 
     try:
-        asyncio.run(main())
-    except (KubeError, BindError, EngineError) as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        os._exit(130)
+        run_until_told(main())
+    except Exception as error:
+        logging.getLogger(name).debug("failed", exc_info=error)
+        fail(resolve_reason(error))
 
 
 commands: tuple[click.Command, ...] = (up, status, down, clean, check, proxy, dns)

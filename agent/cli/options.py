@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from agent.config import DEFAULT_STATE_DIR, Config, ConfigError, Paths, load_config
+from agent.config import Config, ConfigError, Paths, default_state_dir, load_config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,13 +40,7 @@ def node_options(command: F) -> F:
 
 
 def state_dir_of(state_dir: Path | None, node_netns: str | None) -> Path:
-    if state_dir is not None:
-        return state_dir.absolute()
-    if not node_netns:
-        return DEFAULT_STATE_DIR
-    if "/" in node_netns:
-        fail(f"cannot use --node-netns {node_netns}: expected a name as `ip netns list` shows them")
-    return DEFAULT_STATE_DIR.with_name(f"podwire-{node_netns.removeprefix('podwire-')}")
+    return state_dir.absolute() if state_dir is not None else default_state_dir(node_netns)
 
 
 def paths_of(state_dir: Path | None, node_netns: str | None) -> Paths:
@@ -55,7 +49,8 @@ def paths_of(state_dir: Path | None, node_netns: str | None) -> Paths:
 
 def config_of(config_file: Path | None, **flags: Any) -> Config:
     """The node's configuration; exits with a message where it cannot be used."""
-    flags["state_dir"] = state_dir_of(flags.get("state_dir"), flags.get("node_netns"))
+    if flags.get("state_dir") is not None:
+        flags["state_dir"] = flags["state_dir"].absolute()
     try:
         return load_config(config_file, **flags)
     except ConfigError as error:

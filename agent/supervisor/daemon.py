@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 
 from agent.config import Config
+from agent.lifetime import run_until_told
 from agent.supervisor.child import Child
 from agent.supervisor.notify import notify
 from agent.supervisor.predecessors import await_predecessors
@@ -74,19 +74,9 @@ def run_node(config: Config, announce: Callable[[NodeStatus], None]) -> None:
         await_predecessors(config.paths.resolved_config)
         prepared = prepare(config)
         try:
-            asyncio.run(_until_told(Supervisor(prepared.config, prepared.listeners, announce)))
+            run_until_told(Supervisor(prepared.config, prepared.listeners, announce).run())
         finally:
             for listener in prepared.listeners:
                 listener.close()
     finally:
         lock.release()
-
-
-async def _until_told(supervisor: Supervisor) -> None:
-    task = asyncio.ensure_future(supervisor.run())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    await asyncio.gather(task, return_exceptions=True)
-    if not task.cancelled() and task.exception() is not None:
-        raise task.exception()  # type: ignore[misc]

@@ -14,10 +14,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from agent.config import Config, read_resolved
+from agent.lifetime import resolve_reason, run_until_told
 from agent.telemetry import setup_logging
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ async def dns(config: Config, ready: Ready) -> None:
     await component.run(client, component.Options.from_config(config), ready=ready)
 
 
-ROLES: dict[str, Callable[[Config, Ready], Awaitable[None]]] = {
+ROLES: dict[str, Callable[[Config, Ready], Coroutine[None, None, None]]] = {
     "control": control,
     "node": node,
     "proxy": proxy,
@@ -75,41 +76,23 @@ def main() -> int:
     _die_with_parent()
     setup_logging(role)
     try:
-        return _run(role, config_file)
+        _run(role, config_file)
     except Exception as error:
         log.exception("%s failed", role)
         _say(f"failed {resolve_reason(error)}")
         return 1
+    return 0
 
 
-def _run(role: str, config_file: Path) -> int:
+def _run(role: str, config_file: Path) -> None:
+    """SIGTERM cancels the component, which leaves the dataplane as it is."""
     config = read_resolved(config_file)
     setup_logging(role, verbose=config.verbose)
     if config.node_netns:
         from netns.namespaces import enter
 
         enter(config.node_netns)
-    return asyncio.run(_until_terminated(ROLES[role], config))
-
-
-def resolve_reason(error: BaseException) -> str:
-    """What went wrong, in one line: of a group of exceptions, what each of them says."""
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(dict.fromkeys(resolve_reason(inner) for inner in error.exceptions))
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-async def _until_terminated(component: Callable[[Config, Ready], Awaitable[None]], config: Config) -> int:
-    """Run the component; SIGTERM cancels it, which leaves the dataplane as it is."""
-    task = asyncio.ensure_future(component(config, _settle))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        return 0
-    return 0
+    run_until_told(ROLES[role](config, _settle))
 
 
 def _settle() -> None:

@@ -67,3 +67,12 @@ def test_addresses_that_follow_from_the_ranges() -> None:
 def test_run_files_of_the_default_node_lie_in_run(tmp_path: Path) -> None:
     assert str(Config().paths.run_dir) == "/run/podwire"
     assert Config(state_dir=tmp_path).paths.run_dir == tmp_path / "run"
+
+
+def test_the_state_directory_is_the_flags_the_files_or_follows_from_the_namespace(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("state_dir: /srv/podwire\n")
+    assert load_config(file, node_netns="lab").state_dir == Path("/srv/podwire")
+    assert load_config(file, state_dir=Path("/flag")).state_dir == Path("/flag")
+    assert load_config(None, node_netns="lab").state_dir == Path("/var/lib/podwire-lab")
+    assert load_config(None).state_dir == Path("/var/lib/podwire")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.lifetime import resolve_reason
 from agent.supervisor.child import Child, command
 from agent.supervisor.predecessors import await_predecessors, find_children
-from agent.supervisor.process import resolve_reason
 
 LINGER = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
