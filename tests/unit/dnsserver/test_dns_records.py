@@ -173,6 +173,15 @@ def test_a_service_keeps_the_slices_that_are_left() -> None:
     assert [record.data for record in index.nodes[WEB][Type.A]] == [ip_address("10.0.0.2")]
 
 
+def test_a_deleted_service_takes_its_names_along() -> None:
+    index = Index(DOMAIN, ttl=5)
+    index.put_service("shop", "web", Service("shop", "web", (ip_address("10.0.0.1"),)))
+    assert WEB in index.nodes
+    assert WEB in index.put_service("shop", "web", None)
+    assert WEB not in index.nodes
+    assert index.put_service("shop", "web", None) == frozenset()
+
+
 def test_the_serial_wraps_around() -> None:
     index = Index(DOMAIN, ttl=5, serial=0xFFFFFFFF)
     index.put_namespace("shop", exists=True)
