@@ -84,18 +84,22 @@ def parse(text: str) -> Pool:
     return pool
 
 
+class DamagedPool(NetnsError):
+    """Who has which address must be learnt from somewhere else: an empty pool would give some out twice."""
+
+
 def load(file: Path, cidr: str) -> Pool:
     """The pool of a file; a new one if there is no file, or if it is of another CIDR and nobody has an address.
 
-    Raises NetnsError for a file that cannot be understood: to start afresh would give out addresses that are in use.
+    Raises DamagedPool for a file that cannot be understood, NetnsError for one of another CIDR that is in use.
     """
-    text = file.read_text() if file.exists() else ""
-    if not text:  # some file systems keep only the name of what was written just before a power cut
+    content = file.read_bytes() if file.exists() else b""
+    if not content:  # some file systems keep only the name of what was written just before a power cut
         return Pool(cidr)
     try:
-        pool = parse(text)
+        pool = parse(content.decode())
     except ValueError as error:
-        raise NetnsError(f"cannot read pod addresses from {file}: {error}; `podwire clean` removes it") from error
+        raise DamagedPool(f"cannot read pod addresses from {file}: {error}") from error
     if pool.cidr == cidr:
         return pool
     if pool.allocated:

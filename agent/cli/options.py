@@ -40,6 +40,7 @@ def node_options(command: F) -> F:
 
 
 def state_dir_of(state_dir: Path | None, node_netns: str | None) -> Path:
+    _refuse_path(node_netns)
     return state_dir.absolute() if state_dir is not None else default_state_dir(node_netns)
 
 
@@ -49,12 +50,18 @@ def paths_of(state_dir: Path | None, node_netns: str | None) -> Paths:
 
 def config_of(config_file: Path | None, **flags: Any) -> Config:
     """The node's configuration; exits with a message where it cannot be used."""
+    _refuse_path(flags.get("node_netns"))
     if flags.get("state_dir") is not None:
         flags["state_dir"] = flags["state_dir"].absolute()
     try:
         return load_config(config_file, **flags)
     except ConfigError as error:
         fail(str(error))
+
+
+def _refuse_path(node_netns: str | None) -> None:
+    if node_netns and "/" in node_netns:
+        fail(f"cannot use --node-netns {node_netns}: expected a name as `ip netns list` shows them")
 
 
 def need_root(what: str) -> None:

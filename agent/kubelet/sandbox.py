@@ -297,10 +297,18 @@ class Sandboxes:
         self._keep(pool)
         return address
 
+    def _load_pool(self) -> ipam.Pool:
+        """What a damaged file loses is only which addresses were free a moment ago: the sandboxes know their own."""
+        try:
+            return ipam.load(self._addresses, self._cidr)
+        except ipam.DamagedPool as error:
+            log.warning("%s: made again from the pods that are there", error)
+            return ipam.Pool(self._cidr)
+
     def _loaded(self) -> ipam.Pool:
         """The pool, at first from its file, corrected by the sandboxes: they are what the addresses are for."""
         if self._pool is None:
-            pool = ipam.load(self._addresses, self._cidr)
+            pool = self._load_pool()
             holders = {record.spec.uid: record.ip for record in self._records() if not record.spec.host_network}
             for uid in set(pool.allocated) - set(holders):
                 pool = ipam.release(pool, uid, now=time.time())  # noted, but the crash came before sandbox.json

@@ -80,6 +80,7 @@ class Worker:
         self._poked = asyncio.Event()
         self._reporter = Reporter(tools.client, pod)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._broken: BaseException | None = None  # a task of ours failed unexpectedly: the next worker looks anew
 
     # What others tell the worker
 
@@ -133,6 +134,8 @@ class Worker:
 
     async def _step(self) -> None:
         self._poked.clear()
+        if self._broken is not None:
+            raise RuntimeError("something of it failed") from self._broken
         seen = self.observe()
         self._report(seen)
         decision = resolve_actions(self.pod, seen)
@@ -488,5 +491,7 @@ class Worker:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("%s failed", task.get_name(), exc_info=task.exception())
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
+            self._broken = self._broken or error
+            self._poked.set()

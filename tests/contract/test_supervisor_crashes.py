@@ -52,6 +52,9 @@ def test_damaged_files_do_not_keep_a_node_from_starting(node: Node) -> None:
         (node.state_dir / name).write_bytes(b"")
     node.up()
     assert node.kubectl("get", "node", "-o", "name").split() == [f"node/{node.name}"]
+    node.kubectl("run", "after-damage", "--image=podwire/echo")
+    node.kubectl("wait", "--for=condition=Ready", "pod/after-damage", "--timeout=30s")
+    node.kubectl("delete", "pod", "after-damage")
 
 
 @pytest.mark.parametrize(("port", "role"), [(10250, "node"), (53, "dns")])

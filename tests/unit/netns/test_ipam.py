@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netns.errors import NetnsError, PoolExhausted
-from netns.ipam import Pool, adopt, allocate, load, parse, release, render, save
+from netns.ipam import DamagedPool, Pool, adopt, allocate, load, parse, release, render, save
 
 SMALL = "10.9.8.0/29"  # room for five pods: .2 to .6
 
@@ -135,8 +135,9 @@ def test_another_cidr_is_refused_while_pods_have_addresses(tmp_path: Path) -> No
     assert load(file, "10.1.0.0/24") == Pool("10.1.0.0/24")
 
 
-def test_a_broken_file_is_not_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"{", b"\xff{", b"[]", b'{"cidr": "10.0.0.0/29"}'])
+def test_a_damaged_file_is_told_apart_from_an_empty_one(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "ipam.json"
-    file.write_text("{")
-    with pytest.raises(NetnsError, match="podwire clean"):
+    file.write_bytes(content)
+    with pytest.raises(DamagedPool, match=r"cannot read pod addresses from .*ipam\.json"):
         load(file, SMALL)
