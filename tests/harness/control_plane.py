@@ -5,12 +5,14 @@ their status by hand, as a kubelet would.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -188,9 +190,27 @@ async def api_server(folder: Path) -> AsyncIterator[Cluster]:
         server.close()
 
 
+@contextmanager
+def cut_connections() -> Iterator[None]:
+    """httpcore2 leaves the socket of a TLS handshake that is cut off (the server was killed, the client cancelled) to
+    the garbage collector, which complains whenever it comes by. Here it comes by at the end, and keeps quiet.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="unclosed (transport|<socket)", category=ResourceWarning)
+        yield
+        gc.collect()
+
+
 @asynccontextmanager
 async def running_controllers(cluster: Cluster) -> AsyncIterator[None]:
     """All controllers, with a client of their own, from ready to cancelled."""
+    with cut_connections():
+        async with _controllers(cluster):
+            yield
+
+
+@asynccontextmanager
+async def _controllers(cluster: Cluster) -> AsyncIterator[None]:
     client = connect(cluster.config.paths.kubeconfig, field_manager="podwire-controllers")
     ready = asyncio.Event()
     task = asyncio.create_task(controllers.run(client, cluster.config, ready=ready.set))
