@@ -38,6 +38,18 @@ MANAGER = "endpointslice-controller.k8s.io"
 RESERVED = (SERVICE_NAME, MANAGED_BY, HEADLESS)
 
 
+async def delete_slice(client: Client, expectations: Expectations[Key], key: Key, surplus: EndpointSlice) -> None:
+    """Delete this very slice of the Service ``key``; the cache is expected to forget it. Gone already: nothing."""
+    meta = surplus.metadata
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{meta.namespace}/endpointslices/{meta.name}"
+    try:
+        await rest.delete(client, path, uid=meta.uid)
+    except rest.ApiError as error:
+        if not error.not_found:
+            raise
+    expectations.deleted(key, surplus)
+
+
 class EndpointSlices:
     """Keeps the slices of every Service that has a selector."""
 
@@ -60,7 +72,7 @@ class EndpointSlices:
         if service is None or not service.selects:
             self._triggers.forget(key)
             for surplus in existing:
-                await self._delete(key, surplus)
+                await delete_slice(self._client, self._expectations, key, surplus)
         elif service.metadata.deletion_timestamp is None:
             if not existing:
                 self._timeline.mark(ENDPOINTS_SAW, *key)
@@ -81,9 +93,9 @@ class EndpointSlices:
             for content in plan.write:
                 await self._write(key, render_slice(service, content, family=family, trigger=trigger), content)
             for surplus in plan.delete:
-                await self._delete(key, surplus)
+                await delete_slice(self._client, self._expectations, key, surplus)
         for stranger in (s for s in existing if s not in ours):
-            await self._delete(key, stranger)
+            await delete_slice(self._client, self._expectations, key, stranger)
 
     async def _write(self, key: Key, body: Json, content: Content) -> None:
         path = f"/apis/discovery.k8s.io/v1/namespaces/{key.namespace}/endpointslices"
@@ -100,16 +112,6 @@ class EndpointSlices:
             raise
         self._expectations.wrote(key, stored)
         self._timeline.mark(SLICE_WRITTEN, *key, detail=stored["metadata"]["name"], at=written)
-
-    async def _delete(self, key: Key, surplus: EndpointSlice) -> None:
-        meta = surplus.metadata
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{meta.namespace}/endpointslices/{meta.name}"
-        try:
-            await rest.delete(self._client, path, uid=meta.uid)
-        except rest.ApiError as error:
-            if not error.not_found:
-                raise
-        self._expectations.deleted(key, surplus)
 
     def _pod_changed(self, change: Change[Pod]) -> None:
         for key in services_touched(self._caches, change):

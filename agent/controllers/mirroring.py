@@ -27,7 +27,7 @@ from agent.controllers.endpoint_objects import (
     Port,
     Subset,
 )
-from agent.controllers.endpointslices import is_managed, slice_body, slice_identity
+from agent.controllers.endpointslices import delete_slice, is_managed, slice_body, slice_identity
 from agent.controllers.membership import address_family, canonical_address
 from agent.controllers.objects import Service
 from agent.controllers.runner import Controller
@@ -62,7 +62,7 @@ class Mirroring:
         existing = [s for s in self._caches.slices_of(key) if is_managed(s, MANAGER)]
         if found is None or not should_mirror(service, found):
             for surplus in existing:
-                await self._delete(key, surplus)
+                await delete_slice(self._client, self._expectations, key, surplus)
             return
         for family in ("IPv4", "IPv6"):
             await self._mirror(key, found, [s for s in existing if s.address_type == family], family)
@@ -71,13 +71,13 @@ class Mirroring:
         desired = group_by_ports(resolve_mirrored(found, family))
         if not desired:
             for surplus in existing:
-                await self._delete(key, surplus)
+                await delete_slice(self._client, self._expectations, key, surplus)
             return
         plan = diff_slices(existing, desired, labels=mirror_labels(found))
         for content in plan.write:
             await self._write(key, render_mirror(found, content, family), content)
         for surplus in plan.delete:
-            await self._delete(key, surplus)
+            await delete_slice(self._client, self._expectations, key, surplus)
 
     async def _write(self, key: Key, body: Json, content: Content) -> None:
         path = f"/apis/discovery.k8s.io/v1/namespaces/{key.namespace}/endpointslices"
@@ -86,16 +86,6 @@ class Mirroring:
         else:
             stored = await rest.create(self._client, path, body)
         self._expectations.wrote(key, stored)
-
-    async def _delete(self, key: Key, surplus: EndpointSlice) -> None:
-        meta = surplus.metadata
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{meta.namespace}/endpointslices/{meta.name}"
-        try:
-            await rest.delete(self._client, path, uid=meta.uid)
-        except rest.ApiError as error:
-            if not error.not_found:
-                raise
-        self._expectations.deleted(key, surplus)
 
     def _slice_changed(self, change: Change[EndpointSlice]) -> None:
         for found in (change.old, change.new):

@@ -261,11 +261,6 @@ class Informer(Generic[V]):
                 log.exception("%s: a handler failed at %s", self._path, change.key)
 
 
-def typed(resource: type[V]) -> Callable[[bytes], V]:
-    """A decoder for a lightkube model."""
-    return msgspec.json.Decoder(resource).decode
-
-
 def _identity(raw: bytes) -> _Meta | None:
     try:
         return msgspec.json.decode(raw, type=_Object).metadata
