@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rules.policy.addresses import family_of, parse_address
 from rules.policy.values import Backend
-from rules.snapshot import Endpoint, EndpointSlice, Family, Node, SlicePort
+from rules.snapshot import Endpoint, EndpointSlice, Family, Node, ServicePort, SlicePort
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,21 @@ def select_endpoints(candidates: Sequence[Candidate], node: Node) -> Selection:
         cluster=_backends(_near(ready, node) or _draining(candidates)),
         local=_backends([candidate for candidate in here if candidate.ready] or _draining(here)),
     )
+
+
+def count_ready_here(
+    slices: Sequence[EndpointSlice], ports: Iterable[ServicePort], *, families: Iterable[Family], node: Node
+) -> int:
+    """How many endpoints of a Service are on this node and ready. A pod behind two ports is one endpoint; so is a pod
+    with an address in each family, wherefore the family that has most of them counts."""
+    found: dict[Family, set[str]] = {family: set() for family in families}
+    for port in ports:
+        for family, addresses in found.items():
+            candidates = gather_candidates(
+                slices, port_name=port.name, protocol=port.protocol, family=family, node=node, problems=[]
+            )
+            addresses.update(c.backend.address for c in candidates if c.ready and c.backend.local)
+    return max(map(len, found.values()), default=0)
 
 
 def _gather(

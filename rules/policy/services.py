@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 from rules.policy.addresses import Address, Network, family_of, of_family, parse_address, parse_network
-from rules.policy.endpoints import Selection, gather_candidates, select_endpoints
+from rules.policy.endpoints import Selection, count_ready_here, gather_candidates, select_endpoints
 from rules.policy.values import (
     Action,
     Frontend,
     Frontends,
+    HealthCheck,
     Kind,
     Masquerade,
     Pool,
@@ -93,7 +94,9 @@ def resolve_service(
         if _is_usable(port, problems)
         for vip in vips
     ]
-    return ServiceFrontends(service.name, ports=tuple(ports), problems=tuple(dict.fromkeys(problems)))
+    check = _health_check(service, slices, families={family_of(vip) for vip in vips}, node=node, problems=problems)
+    told = tuple(dict.fromkeys(problems))
+    return ServiceFrontends(service.name, ports=tuple(ports), problems=told, health_check=check)
 
 
 def node_port_destinations(frontends: Frontends, family: Family) -> tuple[str, ...]:
@@ -227,6 +230,19 @@ def _external_routes(policy: str, selection: Selection, *, pods: bool) -> tuple[
     if not selection.local:
         return (*insiders, Route(Source.ANYONE, Action.DROP, Pool.LOCAL, why=NO_LOCAL_ENDPOINTS))
     return (*insiders, Route(Source.ANYONE, Action.FORWARD, Pool.LOCAL))
+
+
+def _health_check(
+    service: Service, slices: Sequence[EndpointSlice], *, families: Iterable[Family], node: Node, problems: list[str]
+) -> HealthCheck | None:
+    """Only a load balancer that must not pick just any node asks (core/v1 ServiceSpec.healthCheckNodePort)."""
+    port = service.health_check_node_port
+    if service.type != "LoadBalancer" or service.external_traffic_policy != "Local" or not port:
+        return None
+    if not 0 < port < 65536:
+        problems.append(f"healthCheckNodePort {port} is not between 1 and 65535")
+        return None
+    return HealthCheck(port, count_ready_here(slices, service.ports, families=families, node=node))
 
 
 def _affinity(service: Service, problems: list[str]) -> int | None:

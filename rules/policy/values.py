@@ -114,6 +114,18 @@ class PortFrontends:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """What an external load balancer asks this node about a Service (``spec.healthCheckNodePort``): on which TCP port.
+
+    ``ready_here``: how many of its endpoints are on this node and ready. Terminating ones do not count, even while
+    connections still go to them: a load balancer should look elsewhere before the last one has gone (KEP-1669).
+    """
+
+    port: int
+    ready_here: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceFrontends:
     """One Service. ``skipped`` says why it is none of the proxy's business; ``problems``, what was left out of it."""
 
@@ -121,6 +133,7 @@ class ServiceFrontends:
     ports: tuple[PortFrontends, ...] = ()
     skipped: str = ""
     problems: tuple[str, ...] = ()
+    health_check: HealthCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
