@@ -57,16 +57,15 @@ def _member(service: Service, pod: Pod, nodes: Mapping[Key, Node], family: str) 
         return None
     zone = node.metadata.labels.get(ZONE) if node is not None else None
     serving = pod.ready
+    ready = tolerant or (serving and not pod.terminating)
     endpoint = Endpoint(
         addresses=(address,),
-        conditions=Conditions(
-            ready=tolerant or (serving and not pod.terminating), serving=serving, terminating=pod.terminating
-        ),
+        conditions=Conditions(ready=ready, serving=serving, terminating=pod.terminating),
         hostname=endpoint_hostname(service, pod),
         target_ref=pod_target(pod),
         node_name=pod.spec.node_name or None,
         zone=zone,
-        hints=_hints(service, zone, pod.spec.node_name),
+        hints=_hints(service, zone, pod.spec.node_name) if ready else None,
     )
     return Member(endpoint, resolve_ports(service, pod))
 
@@ -124,11 +123,13 @@ def _named(name: str, protocol: str, containers: Iterable[Container]) -> int | N
 
 
 def _hints(service: Service, zone: str | None, node: str) -> Hints | None:
-    """For whom an endpoint is meant (KEP-3015): its own zone, its own node."""
+    """For whom a ready endpoint is meant (KEP-4444, KEP-3015): its own zone, and its own node if that is asked for.
+
+    One that is not ready has none (upstream: endpointslice/trafficdist): nobody would be sent there for being near.
+    """
+    if service.spec.traffic_distribution not in ("PreferClose", "PreferSameZone", "PreferSameNode"):
+        return None
     zones = (ForName(name=zone),) if zone else ()
-    match service.spec.traffic_distribution:
-        case "PreferClose" | "PreferSameZone" if zones:
-            return Hints(for_zones=zones)
-        case "PreferSameNode" if node:
-            return Hints(for_zones=zones, for_nodes=(ForName(name=node),))
-    return None
+    same_node = service.spec.traffic_distribution == "PreferSameNode"
+    nodes = (ForName(name=node),) if same_node and node else ()
+    return Hints(for_zones=zones, for_nodes=nodes) if zones or nodes else None

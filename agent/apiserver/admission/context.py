@@ -14,7 +14,6 @@ every admission and release is final at once.
 
 from __future__ import annotations
 
-import ipaddress
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent.apiserver.admission.allocation import Lease, OutOfRange, Pool, Taken, address_range, port_range
+from agent.apiserver.admission.names import parse_ip
 from agent.apiserver.registry import JSON
 from agent.config import Config
 
@@ -110,6 +110,14 @@ def service_key(service: JSON) -> str:
     return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
 
 
+def address_number(written: str) -> int:
+    """A ClusterIP as the pools count it. Raises ValueError."""
+    address = parse_ip(written)
+    if address is None:
+        raise ValueError(f"{written!r} is not an IP address")
+    return int(address)
+
+
 def held_by(service: JSON) -> Iterator[Holding]:
     """What a stored Service holds. What its type has no use for it does not hold, even if it is written there."""
     spec = service.get("spec") or {}
@@ -117,7 +125,7 @@ def held_by(service: JSON) -> Iterator[Holding]:
         return
     for ip in spec.get("clusterIPs") or [spec.get("clusterIP") or "None"]:
         if ip != "None":
-            yield Holding("addresses", int(ipaddress.ip_address(ip)), f"clusterIP {ip}")
+            yield Holding("addresses", address_number(ip), f"clusterIP {ip}")
     numbers = [port.get("nodePort") for port in spec.get("ports") or []] + [spec.get("healthCheckNodePort")]
     for number in dict.fromkeys(numbers):
         if number:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 
 Check = Callable[[str], list[str]]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 SUBDOMAIN = LABEL + r"(\." + LABEL + ")*"
@@ -42,6 +43,17 @@ def dns_1035_label(value: str) -> list[str]:
         "character, and end with an alphanumeric character"
     )
     return _most(value, 63) + _match(value, LABEL_1035, message, "my-name", "abc-123")
+
+
+def fully_qualified(value: str) -> list[str]:
+    """A domain name of at least two labels; it may end in a dot. Upstream tells the first thing wrong, on one line."""
+    value = value.removesuffix(".")
+    if complaints := dns_subdomain(value):
+        return [",".join(complaints)]
+    labels = value.split(".")
+    if len(labels) < 2:
+        return ["should be a domain with at least two segments separated by dots"]
+    return [",".join(complaints) for label in labels if (complaints := dns_label(label))]
 
 
 def qualified_name(value: str) -> list[str]:
@@ -103,19 +115,29 @@ def ip(value: str) -> list[str]:
     return [] if parse_ip(value) else ["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"]
 
 
-def parse_ip(value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def parse_ip(value: str) -> Address | None:
+    """The address as the API has always read it (upstream: ParseIPSloppy), None for what is none.
+
+    Leading zeros are decimal (``010.0.0.1`` is 10.0.0.1), and an IPv4-mapped IPv6 address is the IPv4 one.
+    """
+    parts = value.split(".")
+    if ":" not in value and all(part.isascii() and part.isdigit() for part in parts):
+        value = ".".join(part.lstrip("0") or "0" for part in parts)
     try:
-        return ipaddress.ip_address(value) if "%" not in value else None
+        address = ipaddress.ip_address(value) if "%" not in value else None
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def cidr(value: str) -> list[str]:
-    try:
-        ipaddress.ip_network(value.strip(), strict=False)
-    except ValueError:
-        return ["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"]
-    return [] if "/" in value else ["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"]
+    """``address/bits``; host bits may be set (upstream: ParseCIDRSloppy)."""
+    address, _, bits = value.partition("/")
+    longest = 128 if ":" in address else 32
+    if parse_ip(address) and bits.isascii() and bits.isdigit() and int(bits) <= longest:
+        return []
+    return ["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"]
 
 
 def special_ip(value: str) -> list[str]:
@@ -123,14 +145,20 @@ def special_ip(value: str) -> list[str]:
     address = parse_ip(value)
     if address is None:
         return []
-    multicast = ipaddress.ip_network("224.0.0.0/24" if address.version == 4 else "ff02::/16")
     rules = (
         (address.is_unspecified, f"may not be unspecified ({value})"),
         (address.is_loopback, "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         (address.is_link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
-        (address in multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+        (_is_link_local_multicast(address), "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
     )
     return [complaint for broken, complaint in rules if broken]
+
+
+def _is_link_local_multicast(address: Address) -> bool:
+    """IPv6: scope 2 (RFC 4291, 2.7), whatever its flags."""
+    if address.version == 4:
+        return address in ipaddress.ip_network("224.0.0.0/24")
+    return address.is_multicast and address.packed[1] & 0x0F == 2
 
 
 def _most(value: str, limit: int) -> list[str]:

@@ -200,6 +200,8 @@ def test_config_keys_are_file_names(key: str, complaint: str) -> None:
         ("127.0.0.2", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         ("169.254.1.1", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
         ("fe80::1", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        ("ff32::5", "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+        ("0127.0.0.1", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         ("224.0.0.5", "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
     ],
 )
@@ -377,6 +379,9 @@ def test_refused_endpoints(context: Context, subset: Object, expected: list[str]
     assert refused(context, kind("endpoints"), make(subsets=[subset])) == expected
 
 
+ONE = {"addresses": ["10.0.0.1"]}
+
+
 def slices(*endpoints: Object, **fields: Any) -> Object:
     return make(**{"addressType": "IPv4", "endpoints": list(endpoints), "ports": [{"port": 80}], **fields})
 
@@ -385,10 +390,19 @@ def test_an_endpoint_slice(context: Context) -> None:
     endpoint = {"addresses": ["10.0.0.1"], "hostname": "a", "nodeName": "n1", "hints": {"forZones": [{"name": "z"}]}}
     obj = admit_create(SLICES, slices(endpoint), context)
     assert obj["ports"] == [{"name": "", "port": 80, "protocol": "TCP"}]
-    assert admit_create(SLICES, slices({"addresses": ["a.example"]}, addressType="FQDN"), context)
+    assert admit_create(SLICES, slices({"addresses": ["a.example", "b.example."]}, addressType="FQDN"), context)
 
 
-ONE = {"addresses": ["10.0.0.1"]}
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"addresses": ["010.0.0.7", "::ffff:10.0.0.8"]},
+        {"hints": {"forNodes": [{"name": "n" * 60 + ".example.com"}], "forZones": [{"name": "Zone_a"}]}},
+        {"conditions": {"ready": False, "serving": True, "terminating": True}, "zone": "a"},
+    ],
+)
+def test_allowed_endpoints_of_a_slice(context: Context, fields: Object) -> None:
+    assert admit_create(SLICES, slices({**ONE, **fields}), context)["endpoints"] == [{**ONE, **fields}]
 
 
 @pytest.mark.parametrize(
@@ -408,6 +422,17 @@ ONE = {"addresses": ["10.0.0.1"]}
             slices(ONE, addressType="IPv6"),
             ['endpoints[0].addresses[0]: Invalid value: "10.0.0.1": must be an IPv6 address'],
         ),
+        (
+            slices({"addresses": ["x"]}),
+            [f'endpoints[0].addresses[0]: Invalid value: "x": {IP_RULE}'],
+        ),
+        (
+            slices({"addresses": ["localhost"]}, addressType="FQDN"),
+            [
+                'endpoints[0].addresses[0]: Invalid value: "localhost": should be a domain with at least two segments separated by dots'
+            ],
+        ),
+        (slices({"addresses": [""]}, addressType="FQDN"), ["endpoints[0].addresses[0]: Required value"]),
         (
             slices({"addresses": ["0.0.0.0"]}),
             ['endpoints[0].addresses[0]: Invalid value: "0.0.0.0": may not be unspecified (0.0.0.0)'],

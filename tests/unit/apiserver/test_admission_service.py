@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agent.apiserver.admission import Context, Invalid, admit_create, admit_update
+from agent.apiserver.admission.strategies.service_rules import check_service_update
 from agent.apiserver.registry import Kind, find_kind
 from agent.config import Config
 
@@ -179,7 +180,9 @@ REFUSED: list[tuple[Object, list[str]]] = [
     ),
     (
         {"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 80}]},
-        ['spec.ports[1]: Duplicate value: {"port":80,"protocol":"TCP"}'],
+        [
+            'spec.ports[1]: Duplicate value: {"Name":"","Protocol":"TCP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}'
+        ],
     ),
     (
         {"ports": [{"port": 80, "targetPort": "a_b"}]},
@@ -223,10 +226,6 @@ REFUSED: list[tuple[Object, list[str]]] = [
     (
         {"type": "NodePort", "clusterIP": "None"},
         ["spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services"],
-    ),
-    (
-        {"type": "LoadBalancer", "ports": [{"port": 10250}]},
-        ["spec.ports[0]: Invalid value: 10250: may not expose port 10250 externally since it is used by kubelet"],
     ),
     (
         {"selector": {"a b": "c"}},
@@ -281,7 +280,6 @@ REFUSED: list[tuple[Object, list[str]]] = [
         },
         [
             'spec.clusterIPs: Invalid value: ["10.96.0.5","10.96.0.6","10.96.0.7"]: may only hold up to 2 values',
-            'spec.clusterIPs: Invalid value: ["10.96.0.5","10.96.0.6","10.96.0.7"]: may specify no more than one IP for each IP family',
             'spec.clusterIPs: Invalid value: ["10.96.0.5","10.96.0.6","10.96.0.7"]: may specify no more than one IP for each IP family',
         ],
     ),
@@ -341,7 +339,7 @@ REFUSED: list[tuple[Object, list[str]]] = [
     (
         {"trafficDistribution": "Near"},
         [
-            'spec.trafficDistribution: Unsupported value: "Near": supported values: "PreferClose", "PreferSameNode", "PreferSameZone"'
+            'spec.trafficDistribution: Unsupported value: "Near": supported values: "PreferClose", "PreferSameZone", "PreferSameNode"'
         ],
     ),
     (
@@ -352,7 +350,7 @@ REFUSED: list[tuple[Object, list[str]]] = [
     ),
     (
         {"loadBalancerSourceRanges": ["10.0.0.0/8"]},
-        ["spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'"],
+        ["spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'"],
     ),
     (
         {"allocateLoadBalancerNodePorts": False},
@@ -361,13 +359,66 @@ REFUSED: list[tuple[Object, list[str]]] = [
     (
         {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0"]},
         [
-            'spec.loadBalancerSourceRanges[0]: Invalid value: "10.0.0.0": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)'
+            'spec.LoadBalancerSourceRanges[0]: Invalid value: "10.0.0.0": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)'
         ],
     ),
     (
         {"type": "LoadBalancer", "loadBalancerSourceRanges": ["x/8"]},
         [
-            'spec.loadBalancerSourceRanges[0]: Invalid value: "x/8": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)'
+            'spec.LoadBalancerSourceRanges[0]: Invalid value: "x/8": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)'
+        ],
+    ),
+    (
+        {"loadBalancerSourceRanges": ["10.0.0.0/255.0.0.0"]},
+        [
+            "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            'spec.LoadBalancerSourceRanges[0]: Invalid value: "10.0.0.0/255.0.0.0": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)',
+        ],
+    ),
+    (
+        {"type": "LoadBalancer", "loadBalancerClass": ""},
+        [
+            'spec.loadBalancerClass: Invalid value: "": name part must be non-empty',
+            "spec.loadBalancerClass: Invalid value: \"\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+        ],
+    ),
+    (
+        {"loadBalancerClass": "example.com/vip"},
+        ["spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'"],
+    ),
+    (
+        {"internalTrafficPolicy": ""},
+        ['spec.internalTrafficPolicy: Unsupported value: "": supported values: "Cluster", "Local"'],
+    ),
+    (
+        {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}}},
+        [
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be greater than 0 and less than 86400"
+        ],
+    ),
+    (
+        {"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "None"], "ipFamilyPolicy": "PreferDualStack"},
+        ['spec.clusterIPs[1]: Invalid value: "None": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)'],
+    ),
+    (
+        {"externalIPs": ["ff12::1"]},
+        [
+            'spec.externalIPs[0]: Invalid value: "ff12::1": may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)'
+        ],
+    ),
+    (
+        {
+            "type": "LoadBalancer",
+            "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": 30005,
+            "ports": [{"port": 80, "nodePort": 30005}],
+        },
+        ["spec.healthCheckNodePort: Invalid value: 30005: provided port is already allocated"],
+    ),
+    (
+        {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 80},
+        [
+            "spec.healthCheckNodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"
         ],
     ),
 ]
@@ -379,6 +430,67 @@ def test_refused(context: Context, spec: Object, expected: list[str]) -> None:
         create(context, **spec)
     assert causes(error) == expected
     assert context.addresses.pool.holders == {}
+    assert context.ports.pool.holders == {}
+
+
+ALLOWED: list[Object] = [
+    {"externalIPs": ["192.0.2.007", "::ffff:192.0.2.8", "2001:db8::1"]},
+    {"type": "LoadBalancer", "ports": [{"port": 10250}]},
+    {"type": "LoadBalancer", "loadBalancerSourceRanges": ["010.0.0.1/8 ", "2001:db8::1/64"]},
+    {"type": "LoadBalancer", "loadBalancerIP": "whatever the load balancer understands"},
+    {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30005},
+    {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86400}}},
+    *({"trafficDistribution": wish} for wish in ("PreferClose", "PreferSameZone", "PreferSameNode")),
+    {"ports": [{"name": "t", "port": 53}, {"name": "s", "port": 53, "protocol": "SCTP"}]},
+    {"type": "", "sessionAffinity": "", "externalTrafficPolicy": "", "ports": [{"port": 80, "protocol": ""}]},
+    {"type": "NodePort", "externalTrafficPolicy": "", "internalTrafficPolicy": "Local"},
+]
+
+
+@pytest.mark.parametrize("spec", ALLOWED)
+def test_allowed(context: Context, spec: Object) -> None:
+    made = create(context, **spec)["spec"]
+    told = {name: value for name, value in spec.items() if value and name != "ports"}
+    assert told.items() <= made.items()
+    assert update(context, {**service(), "spec": made, "status": {"loadBalancer": {}}}, **spec)["spec"] == made
+
+
+def test_an_odd_cluster_ip_is_kept_as_written_and_held_as_meant(context: Context) -> None:
+    spec = create(context, clusterIP="10.96.000.077")["spec"]
+    assert spec["clusterIPs"] == ["10.96.000.077"]
+    with pytest.raises(Invalid, match="provided IP is already allocated"):
+        create(context, "other", clusterIP="10.96.0.77")
+
+
+@pytest.mark.parametrize(
+    ("kind_of", "annotation", "expected"),
+    [
+        ("LoadBalancer", " 10.0.0.0/8, 192.0.2.0/24 ", []),
+        ("LoadBalancer", "", []),
+        (
+            "LoadBalancer",
+            "10.0.0.0/8,x",
+            ['Invalid value: "x": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)'],
+        ),
+        ("ClusterIP", "10.0.0.0/8", ["Forbidden: may only be used when `type` is 'LoadBalancer'"]),
+    ],
+)
+def test_source_ranges_in_the_annotation(context: Context, kind_of: str, annotation: str, expected: list[str]) -> None:
+    key = "service.beta.kubernetes.io/load-balancer-source-ranges"
+    obj = service(type=kind_of)
+    obj["metadata"]["annotations"] = {key: annotation}
+    if not expected:
+        assert admit_create(kind(), obj, context)["metadata"]["annotations"] == {key: annotation}
+        return
+    with pytest.raises(Invalid) as error:
+        admit_create(kind(), obj, context)
+    assert causes(error) == [f"metadata.annotations[{key}]: {text}" for text in expected]
+
+
+def test_the_field_for_source_ranges_hides_the_annotation(context: Context) -> None:
+    obj = service(type="LoadBalancer", loadBalancerSourceRanges=["10.0.0.0/8"])
+    obj["metadata"]["annotations"] = {"service.beta.kubernetes.io/load-balancer-source-ranges": "nonsense"}
+    assert admit_create(kind(), obj, context)
 
 
 def test_more_that_is_allowed(context: Context) -> None:
@@ -504,8 +616,11 @@ def test_load_balancers_come_and_go(context: Context) -> None:
     assert causes(error) == ['spec.loadBalancerClass: Invalid value: "example.com/other": may not change once set']
     with pytest.raises(Invalid) as error:
         change(context, old, healthCheckNodePort=30500)
-    assert causes(error) == ["spec.healthCheckNodePort: Invalid value: 30500: field is immutable"]
-    status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}}
+    assert causes(error) == ["spec.healthCheckNodePort: Forbidden: field is immutable"]
+    with pytest.raises(Invalid) as error:
+        update(context, old, type="LoadBalancer", externalTrafficPolicy="Local")
+    assert causes(error) == ['spec.loadBalancerClass: Invalid value: "null": may not change once set']
+    status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.9", "ipMode": "VIP"}]}}
     served = admit_update(kind(), "status", {**old, "status": status}, old, context)
     assert served["status"] == status
     new = change(context, served, type="ClusterIP")
@@ -531,11 +646,86 @@ def test_an_update_of_the_spec_leaves_the_status(context: Context) -> None:
     assert admit_update(kind(), None, new, old, context)["status"] == old["status"]
 
 
-def test_the_first_family_is_for_good(context: Context) -> None:
+def test_families_of_a_headless_service_may_change(context: Context) -> None:
     old = create(context, clusterIP="None", selector={})
+    assert change(context, old, ipFamilies=["IPv6", "IPv4"])["spec"]["ipFamilies"] == ["IPv6", "IPv4"]
+
+
+def test_the_first_family_is_for_good() -> None:
+    old = {"clusterIPs": ["10.96.0.5"], "ipFamilies": ["IPv4"], "type": "ClusterIP"}
+    told = [str(cause) for cause in check_service_update({**old, "ipFamilies": ["IPv6"]}, old)]
+    assert told == ['spec.ipFamilies[0]: Invalid value: ["IPv6"]: may not change once set']
+
+
+# Status
+
+INGRESS = "status.loadBalancer.ingress"
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        ({"ip": "192.0.2.9"}, {"ip": "192.0.2.9", "ipMode": "VIP"}),
+        ({"ip": "192.0.2.9", "ipMode": "Proxy"}, {"ip": "192.0.2.9", "ipMode": "Proxy"}),
+        (
+            {"ip": "2001:db8::9", "hostname": "a.example"},
+            {"ip": "2001:db8::9", "hostname": "a.example", "ipMode": "VIP"},
+        ),
+        ({"hostname": "a.example"}, {"hostname": "a.example"}),
+        ({"ip": "192.0.2.9", "ports": [{"port": 80, "protocol": "TCP"}]}, None),
+        ({"ip": "192.0.2.9", "ports": [{"port": 80, "protocol": "TCP", "error": "example.com/NotHere"}]}, None),
+    ],
+)
+def test_any_client_may_write_the_ingress(context: Context, sent: Object, stored: Object | None) -> None:
+    old = create(context, type="LoadBalancer")
+    new = {**deepcopy(old), "status": {"loadBalancer": {"ingress": [sent]}}}
+    found = admit_update(kind(), "status", new, old, context)["status"]["loadBalancer"]["ingress"]
+    assert found == [stored or {**sent, "ipMode": "VIP"}]
+
+
+@pytest.mark.parametrize(
+    ("kind_of", "sent", "expected"),
+    [
+        (
+            "ClusterIP",
+            {"ip": "192.0.2.9"},
+            [f"{INGRESS}: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"],
+        ),
+        (
+            "LoadBalancer",
+            {"ip": "x"},
+            [f'{INGRESS}[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)'],
+        ),
+        (
+            "LoadBalancer",
+            {"ip": "192.0.2.9", "ipMode": "DSR"},
+            [f'{INGRESS}[0].ipMode: Unsupported value: "DSR": supported values: "Proxy", "VIP"'],
+        ),
+        (
+            "LoadBalancer",
+            {"hostname": "a.example", "ipMode": "VIP"},
+            [f"{INGRESS}[0].ipMode: Forbidden: may not be specified when `ip` is not set"],
+        ),
+        (
+            "LoadBalancer",
+            {"hostname": "192.0.2.9"},
+            [f'{INGRESS}[0].hostname: Invalid value: "192.0.2.9": must be a DNS name, not an IP address'],
+        ),
+    ],
+)
+def test_refused_ingress(context: Context, kind_of: str, sent: Object, expected: list[str]) -> None:
+    old = create(context, type=kind_of)
+    new = {**deepcopy(old), "status": {"loadBalancer": {"ingress": [sent]}}}
     with pytest.raises(Invalid) as error:
-        change(context, old, ipFamilies=["IPv6", "IPv4"])
-    assert causes(error) == ['spec.ipFamilies[0]: Invalid value: ["IPv6","IPv4"]: may not change once set']
+        admit_update(kind(), "status", new, old, context)
+    assert causes(error) == expected
+
+
+def test_no_load_balancer_no_ingress(context: Context) -> None:
+    old = create(context, type="LoadBalancer")
+    ingress = {"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}}
+    served = admit_update(kind(), "status", {**deepcopy(old), "status": ingress}, old, context)
+    assert change(context, served, type="NodePort")["status"] == {"loadBalancer": {}}
 
 
 def test_null_means_absent(context: Context) -> None:

@@ -154,6 +154,7 @@ def test_ports_by_number_and_by_name() -> None:
 def test_hints(wish: str, zone: str, hints: Hints | None) -> None:
     found = service(json.dumps({"trafficDistribution": wish}))
     assert members(found, pod("a", "10.244.0.5"), n1=zone)[0].endpoint.hints == hints
+    assert members(found, pod("a", "10.244.0.5", ready=False), n1=zone)[0].endpoint.hints is None
 
 
 def test_pods_on_different_numbers_part_company() -> None:

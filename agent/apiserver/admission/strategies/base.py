@@ -52,6 +52,7 @@ class Strategy:
     def _update_status(self, kind: Kind, new: JSON, old: JSON) -> JSON:
         for name in self.fields_beside_status(old) | self.fields_beside_status(new):
             keep(new, old, name)
+        self.prepare_status(new, old)
         metadata = check_metadata_update(new.get("metadata") or {}, old.get("metadata") or {})
         refuse(self._check_any(kind, new), metadata, self.validate_status(new, old))
         return new
@@ -72,6 +73,9 @@ class Strategy:
 
     def prepare_update(self, new: JSON, old: JSON, subresource: str | None, context: Context) -> None:
         """Take over what the client left out and the old object has."""
+
+    def prepare_status(self, new: JSON, old: JSON) -> None:
+        """Fill in what a status may leave out."""
 
     def validate(self, obj: JSON) -> Causes:
         """Rules that every version of the object keeps."""

@@ -82,28 +82,27 @@ def _check_endpoint(path: str, endpoint: JSON, kind: str) -> Causes:
         yield too_many(f"{path}.addresses", len(addresses), MAX_ADDRESSES)
     for index, address in enumerate(addresses):
         yield from _check_address(f"{path}.addresses[{index}]", address, kind)
-    if endpoint.get("hostname"):
-        yield from formed(f"{path}.hostname", endpoint["hostname"], names.dns_label)
-    if endpoint.get("nodeName"):
-        yield from formed(f"{path}.nodeName", endpoint["nodeName"], names.dns_subdomain)
+    for name, check in (("hostname", names.dns_label), ("nodeName", names.dns_subdomain)):
+        if endpoint.get(name) is not None:
+            yield from formed(f"{path}.{name}", endpoint[name], check)
     yield from _check_hints(f"{path}.hints", endpoint.get("hints") or {})
 
 
 def _check_address(path: str, address: str, kind: str) -> Causes:
+    """Of an unknown type: no rule is known."""
     if kind == "FQDN":
-        yield from formed(path, address, names.dns_subdomain)
-        return
-    wanted = {"IPv4": 4, "IPv6": 6}.get(kind)
-    parsed = names.parse_ip(address)
-    if wanted and (parsed is None or parsed.version != wanted):
-        article = "an IPv4" if wanted == 4 else "an IPv6"
-        yield invalid(path, address, f"must be {article} address")
-    elif wanted:
+        yield from formed(path, address, names.fully_qualified) if address else iter((required(path),))
+    elif kind in ("IPv4", "IPv6"):
+        parsed = names.parse_ip(address)
+        yield from formed(path, address, names.ip)
+        if parsed is not None and kind != f"IPv{parsed.version}":
+            yield invalid(path, address, f"must be an {kind} address")
         yield from formed(path, address, names.special_ip)
 
 
 def _check_hints(path: str, hints: JSON) -> Causes:
-    for group in ("forZones", "forNodes"):
+    """A node's name may be longer than a label's value."""
+    for group, check in (("forZones", names.label_value), ("forNodes", names.dns_subdomain)):
         entries = hints.get(group) or []
         if len(entries) > MAX_HINTS:
             yield too_many(f"{path}.{group}", len(entries), MAX_HINTS)
@@ -113,7 +112,7 @@ def _check_hints(path: str, hints: JSON) -> Causes:
             if name in seen:
                 yield duplicate(f"{path}.{group}[{index}].name", name)
             seen.add(name)
-            yield from formed(f"{path}.{group}[{index}].name", name, names.label_value)
+            yield from formed(f"{path}.{group}[{index}].name", name, check)
 
 
 def _check_ports(ports: list[JSON]) -> Causes:

@@ -15,12 +15,13 @@ from collections.abc import Iterable
 
 from agent.apiserver.admission import names
 from agent.apiserver.admission.allocation import Exhausted, Lease, OutOfRange, Taken
-from agent.apiserver.admission.context import Context, Holding, held_by, service_key
+from agent.apiserver.admission.context import Context, Holding, address_number, held_by, service_key
 from agent.apiserver.admission.errors import Invalid, invalid
 from agent.apiserver.admission.rules import Causes
 from agent.apiserver.admission.strategies.base import Strategy, refuse
 from agent.apiserver.admission.strategies.service_rules import (
     check_families,
+    check_load_balancer_status,
     check_service,
     check_service_update,
     has_node_ports,
@@ -31,6 +32,15 @@ from agent.apiserver.admission.strategies.service_rules import (
 from agent.apiserver.registry import JSON
 
 ALREADY = "provided {} is already allocated"
+EMPTY_IS_ABSENT = (
+    "type",
+    "clusterIP",
+    "clusterIPs",
+    "ipFamilies",
+    "externalTrafficPolicy",
+    "healthCheckNodePort",
+    "sessionAffinity",
+)
 
 
 class ServiceStrategy(Strategy):
@@ -38,6 +48,7 @@ class ServiceStrategy(Strategy):
 
     def default(self, obj: JSON) -> None:
         spec = obj.setdefault("spec", {})
+        _drop_empty(spec)
         spec.setdefault("type", "ClusterIP")
         for port in spec.get("ports") or []:
             port.setdefault("protocol", "TCP")
@@ -55,7 +66,6 @@ class ServiceStrategy(Strategy):
     def prepare_create(self, obj: JSON, context: Context) -> None:
         obj["status"] = {"loadBalancer": {}}
         spec = obj["spec"]
-        _drop_empty(spec)
         if spec.get("clusterIP") and not spec.get("clusterIPs"):
             spec["clusterIPs"] = [spec["clusterIP"]]
         if spec["type"] != "ExternalName":
@@ -63,7 +73,6 @@ class ServiceStrategy(Strategy):
 
     def prepare_update(self, new: JSON, old: JSON, subresource: str | None, context: Context) -> None:
         spec, before = new["spec"], old.get("spec") or {}
-        _drop_empty(spec)
         _inherit(spec, before)
         _follow_cluster_ip(spec, before)
         _drop_what_no_longer_applies(spec, before)
@@ -73,10 +82,20 @@ class ServiceStrategy(Strategy):
             _default_families(spec, before, context)
 
     def validate(self, obj: JSON) -> Causes:
-        return check_service(obj["spec"])
+        return check_service(obj["spec"], (obj.get("metadata") or {}).get("annotations") or {})
 
     def validate_update(self, new: JSON, old: JSON, subresource: str | None) -> Causes:
         return check_service_update(new["spec"], old.get("spec") or {})
+
+    def prepare_status(self, new: JSON, old: JSON) -> None:
+        """An address that does not say how it is served is a VIP (KEP-1860)."""
+        balancer = new.setdefault("status", {}).setdefault("loadBalancer", {})
+        for entry in balancer.get("ingress") or []:
+            if entry.get("ip") and (new.get("spec") or {}).get("type") == "LoadBalancer":
+                entry.setdefault("ipMode", "VIP")
+
+    def validate_status(self, new: JSON, old: JSON) -> Causes:
+        return check_load_balancer_status(new["status"], new.get("spec") or {})
 
     def allocate(self, obj: JSON, old: JSON | None, context: Context) -> None:
         holder = service_key(obj)
@@ -100,12 +119,13 @@ def _default_affinity(spec: JSON) -> None:
 
 def _drop_empty(spec: JSON) -> None:
     """Values that mean "not given" in upstream's types are not stored."""
-    for name in ("clusterIP", "clusterIPs", "ipFamilies", "externalTrafficPolicy", "healthCheckNodePort"):
+    for name in EMPTY_IS_ABSENT:
         if not spec.get(name):
             spec.pop(name, None)
     for port in spec.get("ports") or []:
-        if not port.get("nodePort"):
-            port.pop("nodePort", None)
+        for name in ("nodePort", "protocol"):
+            if not port.get(name):
+                port.pop(name, None)
 
 
 def _inherit(spec: JSON, before: JSON) -> None:
@@ -210,7 +230,7 @@ def _allocate_cluster_ip(spec: JSON, holder: str, context: Context) -> None:
 def _take_cluster_ip(spec: JSON, holder: str, context: Context) -> None:
     asked = spec["clusterIPs"][0]
     try:
-        context.addresses.take(int(ipaddress.ip_address(asked)), holder)
+        context.addresses.take(address_number(asked), holder)
     except OutOfRange as error:
         cidr = context.config.service_cidr
         why = f"the provided IP ({asked}) is not in the valid range. The range of valid IPs is {cidr}"
@@ -239,9 +259,17 @@ def _allocate_node_ports(spec: JSON, holder: str, pool: Lease) -> None:
             _choose_node_ports(ports, holder, pool)
     if needs_health_check_port(spec):
         if spec.get("healthCheckNodePort"):
-            _take_port(pool, spec["healthCheckNodePort"], holder, "spec.healthCheckNodePort")
+            _take_health_check_port(spec, holder, pool)
         else:
             spec["healthCheckNodePort"] = _any_port(pool, holder, "spec.healthCheckNodePort")
+
+
+def _take_health_check_port(spec: JSON, holder: str, pool: Lease) -> None:
+    """A number to which the node answers itself: traffic cannot have it too, not even this Service's own."""
+    number, path = spec["healthCheckNodePort"], "spec.healthCheckNodePort"
+    if any(port.get("nodePort") == number for port in spec.get("ports") or []):
+        raise Invalid([invalid(path, number, ALREADY.format("port"))])
+    _take_port(pool, number, holder, path)
 
 
 def _choose_node_ports(ports: list[JSON], holder: str, pool: Lease) -> None:

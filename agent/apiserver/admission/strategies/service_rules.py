@@ -1,4 +1,8 @@
-"""What a Service must look like, and what about it cannot be changed (apis/core/validation: ValidateService)."""
+"""What a Service must look like, and what about it cannot be changed (apis/core/validation: ValidateService).
+
+Addresses and ranges are read as loosely as upstream reads them (leading zeros, white space, host bits): what is stored
+is what was sent, and whoever uses it makes it canonical.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import Any
 
 from agent.apiserver.admission import names
 from agent.apiserver.admission.errors import duplicate, forbidden, invalid, not_supported, required
-from agent.apiserver.admission.rules import Causes, formed, labels, one_of, port_reference
+from agent.apiserver.admission.rules import IMMUTABLE, Causes, formed, labels, one_of, port_reference
 from agent.apiserver.registry import JSON
 
 TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
@@ -14,9 +18,11 @@ PROTOCOLS = ("SCTP", "TCP", "UDP")
 FAMILIES = ("IPv4", "IPv6")
 POLICIES = ("PreferDualStack", "RequireDualStack", "SingleStack")
 TRAFFIC_POLICIES = ("Cluster", "Local")
-DISTRIBUTIONS = ("PreferClose", "PreferSameNode", "PreferSameZone")
+DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
+IP_MODES = ("Proxy", "VIP")
 AFFINITY_LIMIT = 86400  # seconds
-KUBELET_PORT = 10250
+SOURCE_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges"  # the field's older form
+ONLY_BALANCERS = "may only be used when `type` is 'LoadBalancer'"
 
 
 def is_headless(spec: JSON) -> bool:
@@ -37,11 +43,11 @@ def needs_health_check_port(spec: JSON) -> bool:
     return spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
 
 
-def check_service(spec: JSON) -> Causes:
+def check_service(spec: JSON, annotations: JSON) -> Causes:
     ports: list[JSON] = spec.get("ports") or []
     if not ports and not is_headless(spec) and spec["type"] != "ExternalName":
         yield required("spec.ports")
-    yield from _check_type(spec, ports)
+    yield from _check_type(spec)
     yield from check_ports(ports)
     yield from labels("spec.selector", spec.get("selector"))
     yield from _check_affinity(spec)
@@ -51,17 +57,13 @@ def check_service(spec: JSON) -> Causes:
         yield from formed(f"spec.externalIPs[{index}]", address, names.special_ip)
     yield from one_of("spec.type", spec["type"], TYPES)
     yield from _check_port_clashes(spec, ports)
+    yield from _check_source_ranges(spec, annotations)
     yield from _check_load_balancer(spec)
     yield from _check_traffic(spec)
 
 
-def _check_type(spec: JSON, ports: list[JSON]) -> Causes:
+def _check_type(spec: JSON) -> Causes:
     kind = spec["type"]
-    if kind == "LoadBalancer":
-        for index, port in enumerate(ports):
-            if port.get("port") == KUBELET_PORT:
-                why = f"may not expose port {KUBELET_PORT} externally since it is used by kubelet"
-                yield invalid(f"spec.ports[{index}]", port["port"], why)
     if has_node_ports(spec) and is_headless(spec):
         yield invalid("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {kind} services")
     if kind == "ExternalName":
@@ -90,7 +92,7 @@ def check_ports(ports: list[JSON]) -> Causes:
             yield invalid(f"{path}.port", port.get("port", 0), complaint)
         yield from one_of(f"{path}.protocol", port.get("protocol"), PROTOCOLS)
         yield from port_reference(f"{path}.targetPort", port.get("targetPort"))
-        if port.get("appProtocol"):
+        if port.get("appProtocol") is not None:
             yield from formed(f"{path}.appProtocol", port["appProtocol"], names.qualified_name)
 
 
@@ -120,25 +122,27 @@ def check_cluster_ips(spec: JSON) -> Causes:
 
 
 def _check_addresses(several: list[str], families: list[str]) -> Causes:
-    if "None" in several and len(several) > 1:
+    headless = several[:1] == ["None"]
+    if headless and len(several) > 1:
         yield invalid("spec.clusterIPs", several, "'None' must be the first and only value")
+    for index, written in enumerate(several):
+        if index or not headless:
+            yield from formed(f"spec.clusterIPs[{index}]", written, names.ip)
     if len(several) > 2:
         yield invalid("spec.clusterIPs", several, "may only hold up to 2 values")
-    seen: set[int] = set()
-    for index, written in enumerate(several):
-        path = f"spec.clusterIPs[{index}]"
-        address = names.parse_ip(written)
-        if written == "None":
-            continue
-        if address is None:
-            yield from formed(path, written, names.ip)
-        elif address.version in seen:
-            yield invalid("spec.clusterIPs", several, "may specify no more than one IP for each IP family")
-        elif index < len(families) and families[index] != f"IPv{address.version}":
-            why = f"expected an {families[index]} value as indicated by `ipFamilies[{index}]`"
-            yield invalid(path, written, why)
-        if address is not None:
-            seen.add(address.version)
+    found = [f"IPv{address.version}" for written in several if (address := names.parse_ip(written))]
+    if len(found) == len(several):  # what is no address has been told; more would only repeat it
+        yield from _check_families_of(several, found, families)
+
+
+def _check_families_of(several: list[str], found: list[str], families: list[str]) -> Causes:
+    """``found``: the family of each address; ``families``: those that were asked for, perhaps fewer."""
+    if len(found) > 1 and len(set(found)) == 1:
+        yield invalid("spec.clusterIPs", several, "may specify no more than one IP for each IP family")
+    for index, (has, wanted) in enumerate(zip(found, families, strict=False)):
+        if wanted in FAMILIES and has != wanted:
+            why = f"expected an {wanted} value as indicated by `ipFamilies[{index}]`"
+            yield invalid(f"spec.clusterIPs[{index}]", several[index], why)
 
 
 def check_families(spec: JSON, family: str, *, by_hand: bool) -> Causes:
@@ -174,21 +178,40 @@ def _check_port_clashes(spec: JSON, ports: list[JSON]) -> Causes:
         elif number and (protocol, number) in on_nodes:
             yield duplicate(f"spec.ports[{index}].nodePort", number)
         if (protocol, port.get("port", 0)) in on_address:
-            yield duplicate(f"spec.ports[{index}]", {"port": port.get("port", 0), "protocol": protocol})
+            yield duplicate(f"spec.ports[{index}]", _as_go_shows_it(port))
         on_nodes.add((protocol, number or 0))
         on_address.add((protocol, port.get("port", 0)))
 
 
+def _as_go_shows_it(port: JSON) -> JSON:
+    """The part of a port that must be unique, in the shape in which upstream's message has it."""
+    unset = {"Name": "", "Protocol": "", "AppProtocol": None, "Port": 0, "TargetPort": 0, "NodePort": 0}
+    return {**unset, "Protocol": port.get("protocol"), "Port": port.get("port", 0)}
+
+
+def _check_source_ranges(spec: JSON, annotations: JSON) -> Causes:
+    """The field, or the annotation where the field is not used. (The capital letter in the path is upstream's.)"""
+    ranges: list[str] = spec.get("loadBalancerSourceRanges") or []
+    if ranges:
+        path, each = "spec.LoadBalancerSourceRanges", [f"[{index}]" for index in range(len(ranges))]
+    elif SOURCE_RANGES in annotations:
+        path, written = f"metadata.annotations[{SOURCE_RANGES}]", annotations[SOURCE_RANGES].strip()
+        ranges = written.split(",") if written else []
+        each = [""] * len(ranges)
+    else:
+        return
+    if spec["type"] != "LoadBalancer":
+        yield forbidden(path, ONLY_BALANCERS)
+    for text, place in zip(ranges, each, strict=True):
+        yield from formed(path + place, text.strip(), names.cidr)
+
+
 def _check_load_balancer(spec: JSON) -> Causes:
-    only = "may only be used when `type` is 'LoadBalancer'"
-    for name in ("loadBalancerSourceRanges", "allocateLoadBalancerNodePorts", "loadBalancerClass"):
-        if spec["type"] != "LoadBalancer" and spec.get(name) not in (None, []):
-            yield forbidden(f"spec.{name}", only)
-    if spec["type"] == "LoadBalancer":
-        for index, written in enumerate(spec.get("loadBalancerSourceRanges") or []):
-            yield from formed(f"spec.loadBalancerSourceRanges[{index}]", written, names.cidr)
-        if spec.get("loadBalancerClass"):
-            yield from formed("spec.loadBalancerClass", spec["loadBalancerClass"], names.qualified_name)
+    for name in ("allocateLoadBalancerNodePorts", "loadBalancerClass"):
+        if spec["type"] != "LoadBalancer" and spec.get(name) is not None:
+            yield forbidden(f"spec.{name}", ONLY_BALANCERS)
+    if spec["type"] == "LoadBalancer" and spec.get("loadBalancerClass") is not None:
+        yield from formed("spec.loadBalancerClass", spec["loadBalancerClass"], names.qualified_name)
 
 
 def _check_traffic(spec: JSON) -> Causes:
@@ -202,21 +225,47 @@ def _check_traffic(spec: JSON) -> Causes:
         why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
         yield invalid("spec.healthCheckNodePort", port, why)
     for name, supported in (("internalTrafficPolicy", TRAFFIC_POLICIES), ("trafficDistribution", DISTRIBUTIONS)):
-        if spec.get(name):
-            yield from one_of(f"spec.{name}", spec[name], supported)
+        if spec.get(name) is not None and spec[name] not in supported:
+            yield not_supported(f"spec.{name}", spec[name], supported)
+
+
+def check_load_balancer_status(status: JSON, spec: JSON) -> Causes:
+    """``status.loadBalancer`` as some load balancer's controller writes it (ValidateLoadBalancerStatus)."""
+    ingress: list[JSON] = (status.get("loadBalancer") or {}).get("ingress") or []
+    if ingress and spec.get("type") != "LoadBalancer":
+        why = "may only be used when `spec.type` is 'LoadBalancer'"
+        yield forbidden("status.loadBalancer.ingress", why)
+        return
+    for index, entry in enumerate(ingress):
+        yield from _check_ingress(f"status.loadBalancer.ingress[{index}]", entry)
+
+
+def _check_ingress(path: str, entry: JSON) -> Causes:
+    ip, mode, hostname = entry.get("ip"), entry.get("ipMode"), entry.get("hostname")
+    if ip:
+        yield from formed(f"{path}.ip", ip, names.ip)
+    elif mode is not None:
+        yield forbidden(f"{path}.ipMode", "may not be specified when `ip` is not set")
+    if ip and mode not in IP_MODES:
+        yield not_supported(f"{path}.ipMode", mode, IP_MODES)
+    if hostname:
+        yield from formed(f"{path}.hostname", hostname, names.dns_subdomain)
+        if names.parse_ip(hostname):
+            yield invalid(f"{path}.hostname", hostname, "must be a DNS name, not an IP address")
 
 
 def check_service_update(new: JSON, old: JSON) -> Causes:
     if "ExternalName" not in (new["type"], old.get("type")):
-        yield from _check_kept("clusterIPs", new, old)
-        yield from _check_kept("ipFamilies", new, old)
+        if not (is_headless(new) and is_headless(old)):
+            yield from _check_kept("clusterIPs", new, old)
+        if not is_headless(new) and not is_headless(old):
+            yield from _check_kept("ipFamilies", new, old)
     both = new["type"] == old.get("type") == "LoadBalancer"
     if both and new.get("loadBalancerClass") != old.get("loadBalancerClass"):
-        yield invalid("spec.loadBalancerClass", new.get("loadBalancerClass", ""), "may not change once set")
-    if needs_health_check_port(new) and needs_health_check_port(old):
-        number = new.get("healthCheckNodePort")
-        if number != old.get("healthCheckNodePort"):
-            yield invalid("spec.healthCheckNodePort", number, "field is immutable")
+        yield invalid("spec.loadBalancerClass", new.get("loadBalancerClass", "null"), "may not change once set")
+    checked = needs_health_check_port(new) and needs_health_check_port(old)
+    if checked and new.get("healthCheckNodePort") != old.get("healthCheckNodePort"):
+        yield forbidden("spec.healthCheckNodePort", IMMUTABLE)
 
 
 def _check_kept(name: str, new: JSON, old: JSON) -> Causes:
