@@ -24,6 +24,7 @@ from rules.snapshot import (
 SERVICE_NAME = "kubernetes.io/service-name"
 ZONE = "topology.kubernetes.io/zone"
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
+TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"  # a taint's key
 DEFAULT_AFFINITY = 10800  # seconds
 
 
@@ -39,6 +40,17 @@ class OwnedSlice:
     triggered: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OwnNode:
+    """The Node we run on, and whether load balancers should still bring new connections to it: not once it is being
+    deleted, be it by its deletionTimestamp or the cluster autoscaler's taint (KEP-3836). What connections then do here
+    does not change, so the dataplane is not told.
+    """
+
+    node: Node
+    eligible: bool = True
+
+
 class _Struct(msgspec.Struct, rename="camel"):
     pass
 
@@ -49,6 +61,7 @@ class _Meta(_Struct):
     uid: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    deletion_timestamp: str | None = None
 
 
 class _ServicePort(_Struct):
@@ -144,8 +157,17 @@ class _NodeStatus(_Struct):
     addresses: list[_NodeAddress] | None = None
 
 
+class _Taint(_Struct):
+    key: str = ""
+
+
+class _NodeSpec(_Struct):
+    taints: list[_Taint] | None = None
+
+
 class _Node(_Struct):
     metadata: _Meta
+    spec: _NodeSpec | None = None
     status: _NodeStatus | None = None
 
 
@@ -193,17 +215,20 @@ def decode_slice(data: bytes) -> OwnedSlice:
     )
 
 
-def decode_node(data: bytes) -> Node:
+def decode_node(data: bytes) -> OwnNode:
     """A v1 Node. Its internal addresses come first: they are its primary ones. Raises ValueError."""
     found = _NODE.decode(data)
     addresses = (found.status or _NodeStatus()).addresses or []
     internal = [a.address for a in addresses if a.type == "InternalIP"]
     external = [a.address for a in addresses if a.type == "ExternalIP"]
-    return Node(
+    node = Node(
         name=found.metadata.name,
         addresses=tuple(dict.fromkeys(internal + external)),
         zone=(found.metadata.labels or {}).get(ZONE, ""),
     )
+    taints = (found.spec or _NodeSpec()).taints or []
+    leaving = found.metadata.deletion_timestamp or any(taint.key == TO_BE_DELETED for taint in taints)
+    return OwnNode(node, eligible=not leaving)
 
 
 def _service_port(port: _ServicePort) -> ServicePort:

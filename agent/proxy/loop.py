@@ -24,7 +24,8 @@ from agent.kube.events import Recorder, Ref
 from agent.kube.informer import Change, Informer, resource_path
 from agent.kube.tick import Tick
 from agent.proxy.dataplane import Dataplane, Outcome
-from agent.proxy.decode import OwnedSlice, decode_node, decode_service, decode_slice
+from agent.proxy.decode import OwnedSlice, OwnNode, decode_node, decode_service, decode_slice
+from agent.proxy.healthchecks import HealthChecks, listening_ranges, wanted_checks
 from agent.proxy.metrics import Metrics
 from agent.proxy.options import Options
 from agent.proxy.web import Health, serve
@@ -32,7 +33,7 @@ from agent.proxy.world import World
 from agent.telemetry import PROXY_SAW, RULES_IN_KERNEL, Timeline
 from rules.iptables.engines import EngineError
 from rules.policy import Frontends, Memo, resolve_frontends
-from rules.snapshot import Node, Service, ServiceName
+from rules.snapshot import Service, ServiceName
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,11 @@ class Proxy:
         self._tick = Tick(options.min_interval)
         self._timeline = Timeline(options.timeline)
         self._recorder = Recorder(client, "podwire-proxy", host=options.node_name)
-        self._metrics = Metrics()
+        self._metrics = Metrics(options.families)
         self._health = Health(options.health_timeout)
+        self._checks = HealthChecks(
+            is_healthy=lambda: self._health.is_healthy, tell=self._check_failed, count=self._metrics.health_check_ports
+        )
         self._memo = Memo()
         self._notes = _Notes()
         self._known: dict[ServiceName, str] = {}  # the uid of each Service that was seen together with its endpoints
@@ -82,7 +86,7 @@ class Proxy:
         with ThreadPoolExecutor(1, thread_name_prefix="xtables") as thread:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for task in (services.run(), slices.run(), nodes.run(), self._recorder.run()):
+                    for task in (services.run(), slices.run(), nodes.run(), self._recorder.run(), self._checks.run()):
                         group.create_task(task)
                     if self._options.web is not None:
                         group.create_task(serve(self._options.web, self._health, self._metrics))
@@ -101,7 +105,6 @@ class Proxy:
                 else:
                     await self._check(thread)
             except EngineError as error:
-                self._metrics.failures.inc()
                 log.error("%s: trying again in %g s", error, pause)
                 self._settled = False
             changed = await self._tick.wait(self._check_pause if self._settled else pause)
@@ -111,11 +114,15 @@ class Proxy:
         """One change of the kernel. False if some Services were refused and have to be tried again."""
         notes, self._notes = self._notes, _Notes()
         frontends = resolve_frontends(self._world.snapshot(), self._memo)
+        self._metrics.began()
+        began = time.monotonic()
         try:
             outcome = await asyncio.get_running_loop().run_in_executor(thread, self._dataplane.sync, frontends)
         except EngineError:
             self._notes.fresh |= notes.fresh
             self._notes.triggered += notes.triggered
+            for family in self._options.families:
+                self._metrics.failed(family, time.monotonic() - began, full=not self._settled)
             raise
         self._report(frontends, outcome, notes)
         self._is_live = True
@@ -129,10 +136,17 @@ class Proxy:
         if outcome.rules or outcome.applied:
             count = len(outcome.applied)
             log.info("%d Services changed, %d rules written, %.0f ms", count, outcome.rules, outcome.seconds * 1e3)
-        self._metrics.synced(
-            outcome.seconds, rules=outcome.rules, installed=self._dataplane.rules(), triggered=notes.triggered
-        )
-        self._metrics.refused.set(len(outcome.refused))
+        for family in self._options.families:
+            first = family is self._options.families[0]  # Outcome counts the rules of all families together
+            self._metrics.synced(
+                family,
+                outcome.seconds,
+                full=not self._settled,
+                written={"nat": outcome.rules} if first else {},
+                installed=self._dataplane.rules() if first else {},
+            )
+        self._metrics.committed(frontends, triggered=notes.triggered, refused=len(outcome.refused))
+        self._checks.update(wanted_checks(frontends), listening_ranges(frontends))
         self._health.synced()
         for name in sorted(notes.fresh - outcome.refused.keys()):
             self._timeline.mark(RULES_IN_KERNEL, *name, at=now)
@@ -153,6 +167,12 @@ class Proxy:
                 self._recorder.event(Ref("Service", *name, uid=self._world.uid(name)), "Warning", reason, message)
         self._complained = found
 
+    def _check_failed(self, name: ServiceName, message: str) -> None:
+        """A health check port that cannot be had. The reason is kube-proxy's."""
+        log.warning("%s: %s", name, message)
+        ref = Ref("Service", *name, uid=self._world.uid(name))
+        self._recorder.event(ref, "Warning", "FailedToStartServiceHealthcheck", message)
+
     async def _check(self, thread: ThreadPoolExecutor) -> None:
         """Repair what somebody changed. A repair that does not hold is not repeated at full speed: perhaps this
         iptables prints rules in another form than it was given them."""
@@ -160,8 +180,8 @@ class Proxy:
         plan = await asyncio.get_running_loop().run_in_executor(thread, self._dataplane.check)
         elapsed = time.monotonic() - began
         pause = min(CHECK_LIMIT, max(CHECK, elapsed / CHECK_SHARE))
+        self._metrics.checked(elapsed, repaired=bool(plan))
         if plan:
-            self._metrics.repairs.inc()
             again, self._last_repair = str(plan) == self._last_repair, str(plan)
             pause = min(CHECK_LIMIT, self._check_pause * 2) if again else pause
             log.warning("somebody changed our rules; repaired (next look in %.0f s):\n%s", pause, plan)
@@ -171,19 +191,20 @@ class Proxy:
 
     def _on_service(self, change: Change[Service]) -> None:
         name = self._world.take_service(change)
-        self._metrics.service_changes.inc()
+        self._metrics.service_changed(name)
         self._changed({name})
 
     def _on_slice(self, change: Change[OwnedSlice]) -> None:
         touched = self._world.take_slice(change)
-        self._metrics.endpoint_changes.inc()
+        self._metrics.endpoints_changed(touched)
         if change.new is not None and change.new.triggered is not None and self._is_live:
             self._notes.triggered.append(change.new.triggered)
         self._changed(touched)
 
-    def _on_node(self, change: Change[Node]) -> None:
+    def _on_node(self, change: Change[OwnNode]) -> None:
         if self._world.take_node(change):
             self._changed(set())
+        self._health.node_eligible = self._world.node_eligible
 
     def _changed(self, names: set[ServiceName]) -> None:
         """Something to do. A Service is new to the timeline when it and its endpoints are both known."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config import Config, Engine, Variant
-from rules.snapshot import Settings
+from rules.policy.addresses import family_of, parse_network
+from rules.snapshot import Family, Settings
 
 METRICS_PORT = 10249  # kube-proxy's
 
@@ -48,6 +49,12 @@ class Options:
             timeline=config.paths.timeline,
             web=f"{config.node_ip}:{METRICS_PORT}",
         )
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """IPv4 always, IPv6 where the pod network has it. Raises ValueError for what is no CIDR."""
+        networks = (parse_network(cidr) for cidr in self.cluster_cidrs)
+        return tuple(sorted({Family.IPV4, *(family_of(network) for network in networks)}))
 
     @property
     def settings(self) -> Settings:

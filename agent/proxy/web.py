@@ -1,6 +1,8 @@
 """``/metrics``, ``/healthz`` and ``/livez``, as kube-proxy serves them.
 
 Healthy means: nothing that was asked for has waited longer than the health timeout. A proxy with nothing to do is well.
+``/livez`` says just that: restart me if I am not. ``/healthz`` is what load balancers ask, and fails as well once this
+node is about to go (KEP-3836): connections that are here go on, new ones had better be brought to another node.
 """
 
 from __future__ import annotations
@@ -21,14 +23,17 @@ from agent.web import serve_app
 
 log = logging.getLogger(__name__)
 
+HEADERS = {"X-Content-Type-Options": "nosniff"}
+
 
 class Health:
-    """When work was asked for and done (monotonic seconds)."""
+    """When work was asked for and done (monotonic seconds), and whether the node is to have new connections."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._waiting_since: float | None = time.monotonic()  # until the first sync, that is what is waited for
         self._updated = time.time()
+        self.node_eligible = True
 
     def queued(self) -> None:
         if self._waiting_since is None:
@@ -39,11 +44,14 @@ class Health:
 
     @property
     def is_healthy(self) -> bool:
+        """Does the proxy do its work in time? Says nothing of the node."""
         return self._waiting_since is None or time.monotonic() - self._waiting_since < self._timeout
 
     def body(self) -> dict[str, object]:
-        last = datetime.fromtimestamp(self._updated, UTC).isoformat()
-        return {"lastUpdated": last, "currentTime": datetime.now(UTC).isoformat(), "nodeEligible": True}
+        """``lastUpdated`` of a healthy proxy is now: nothing had to be done since its last sync, or not for long."""
+        now, healthy = time.time(), self.is_healthy
+        updated = now if healthy else self._updated
+        return {"lastUpdated": _timestamp(updated), "currentTime": _timestamp(now), "healthy": healthy}
 
 
 async def serve(address: str, health: Health, metrics: Metrics) -> None:
@@ -60,10 +68,21 @@ async def serve(address: str, health: Health, metrics: Metrics) -> None:
 
 
 def make_app(health: Health, metrics: Metrics) -> Starlette:
-    async def healthy(request: Request) -> Response:
-        return JSONResponse(health.body(), status_code=200 if health.is_healthy else 503)
+    async def ready(request: Request) -> Response:
+        code = 200 if health.is_healthy and health.node_eligible else 503
+        metrics.probed("healthz", code)
+        return JSONResponse({**health.body(), "nodeEligible": health.node_eligible}, code, HEADERS)
+
+    async def alive(request: Request) -> Response:
+        code = 200 if health.is_healthy else 503
+        metrics.probed("livez", code)
+        return JSONResponse(health.body(), code, HEADERS)
 
     async def exposition(request: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(routes=[Route("/healthz", healthy), Route("/livez", healthy), Route("/metrics", exposition)])
+    return Starlette(routes=[Route("/healthz", ready), Route("/livez", alive), Route("/metrics", exposition)])
+
+
+def _timestamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.kube.informer import Change, Key
-from agent.proxy.decode import OwnedSlice
+from agent.proxy.decode import OwnedSlice, OwnNode
 from rules.snapshot import EndpointSlice, Node, Service, ServiceName, Settings, Snapshot
 
 
@@ -12,6 +12,7 @@ class World:
 
     def __init__(self, node_name: str, settings: Settings) -> None:
         self._node, self._settings = Node(node_name), settings
+        self._eligible = True
         self._services: dict[ServiceName, Service] = {}
         self._slices: dict[ServiceName, dict[Key, EndpointSlice]] = {}
         self._ordered: dict[ServiceName, tuple[EndpointSlice, ...]] = {}
@@ -37,12 +38,21 @@ class World:
             self._order(name)
         return touched
 
-    def take_node(self, change: Change[Node]) -> bool:
-        """Whether something that matters changed. A Node that is gone is still the one we run on."""
-        if change.new is None or change.new.name != self._node.name or change.new == self._node:
+    def take_node(self, change: Change[OwnNode]) -> bool:
+        """Whether something that matters to the rules changed. A Node that is gone is still the one we run on."""
+        told = change.new or change.old
+        if told is None or told.node.name != self._node.name:
             return False
-        self._node = change.new
+        self._eligible = change.new is not None and change.new.eligible
+        if change.new is None or change.new.node == self._node:
+            return False
+        self._node = change.new.node
         return True
+
+    @property
+    def node_eligible(self) -> bool:
+        """Should load balancers still bring new connections to this node? As long as nothing is known: yes."""
+        return self._eligible
 
     def knows(self, name: ServiceName) -> bool:
         """Is the Service known, and a slice of it?"""

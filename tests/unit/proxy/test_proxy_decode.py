@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.kube.informer import Change, Key
-from agent.proxy.decode import OwnedSlice, decode_node, decode_service, decode_slice
+from agent.proxy.decode import OwnedSlice, OwnNode, decode_node, decode_service, decode_slice
 from agent.proxy.options import Options
 from agent.proxy.world import World
 from rules.snapshot import (
@@ -157,8 +157,26 @@ def test_a_node() -> None:
             ]
         },
     )
-    assert decode_node(data) == Node("here", ("192.0.2.2", "2001:db8::2", "203.0.113.9"), "east")
-    assert decode_node(encode(status=None)) == Node("web")
+    assert decode_node(data) == OwnNode(Node("here", ("192.0.2.2", "2001:db8::2", "203.0.113.9"), "east"))
+    assert decode_node(encode(status=None)) == OwnNode(Node("web"))
+
+
+TAINT = {"key": "ToBeDeletedByClusterAutoscaler", "value": "1700000000", "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "eligible"),
+    [
+        ({"spec": None}, True),
+        ({"spec": {"taints": None}}, True),
+        ({"spec": {"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]}}, True),
+        ({"spec": {"taints": [{"key": "other", "effect": "NoSchedule"}, TAINT]}}, False),
+        ({"metadata": {"name": "here", "deletionTimestamp": "2026-01-01T00:00:00Z"}}, False),
+        ({"metadata": {"name": "here", "deletionTimestamp": None}}, True),
+    ],
+)
+def test_a_node_that_is_about_to_go_is_not_eligible(fields: dict[str, Any], eligible: bool) -> None:
+    assert decode_node(encode(**fields)).eligible is eligible
 
 
 # The world: what informers know.
@@ -201,12 +219,29 @@ def test_a_service_is_known_with_its_endpoints() -> None:
 
 def test_only_this_node_matters() -> None:
     world = World("here", Settings())
-    here = Node("here", ("192.0.2.2",))
-    assert not world.take_node(Change(Key("", "other"), None, Node("other")))
+    here = OwnNode(Node("here", ("192.0.2.2",)))
+    other = OwnNode(Node("other"), eligible=False)
+    assert not world.take_node(Change(Key("", "other"), None, other))
+    assert world.node_eligible
     assert world.take_node(Change(Key("", "here"), None, here))
-    assert not world.take_node(Change(Key("", "here"), here, Node("here", ("192.0.2.2",))))
+    assert not world.take_node(Change(Key("", "here"), here, OwnNode(Node("here", ("192.0.2.2",)))))
     assert not world.take_node(Change(Key("", "here"), here, None))
-    assert world.snapshot().node == here
+    assert world.snapshot().node == here.node
+
+
+def test_a_node_that_is_leaving_changes_no_rule() -> None:
+    world = World("here", Settings())
+    here = OwnNode(Node("here", ("192.0.2.2",)))
+    leaving = OwnNode(here.node, eligible=False)
+    world.take_node(Change(Key("", "here"), None, here))
+    assert world.node_eligible
+    assert not world.take_node(Change(Key("", "here"), here, leaving))
+    assert not world.node_eligible
+    assert not world.take_node(Change(Key("", "here"), leaving, here))  # the autoscaler thought better of it
+    assert world.node_eligible
+    world.take_node(Change(Key("", "here"), here, None))
+    assert not world.node_eligible
+    assert world.snapshot().node == here.node
 
 
 def test_egress_is_masqueraded_only_if_asked_for() -> None:

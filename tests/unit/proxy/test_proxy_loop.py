@@ -23,7 +23,8 @@ from agent.proxy.snapshots import take_snapshot
 from agent.proxy.web import Health
 from agent.telemetry import read_timeline
 from rules.iptables.ruleset import Ruleset
-from rules.snapshot import Family, ServiceName
+from rules.policy import Frontends
+from rules.snapshot import Family, Node, ServiceName
 from tests.harness.cluster import Cluster, serve_cluster
 from tests.harness.engines import MemoryEngine
 from tests.harness.scripted_api import until
@@ -221,16 +222,18 @@ async def test_metrics_and_health_over_http(server: Server) -> None:
         cluster.put_slice("10.244.0.1", changed="2020-01-01T00:00:00.5Z")
         await until(running.has("10.244.0.1:8080"))
         text = ""
-        while "kubeproxy_network_programming_duration_seconds_count 1.0" not in text:
+        while 'kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"} 1.0' not in text:
             text = (await http.get("/metrics")).text
-        assert 'kubeproxy_sync_proxy_rules_iptables_total{table="nat"}' in text
+        assert 'kubeproxy_sync_proxy_rules_iptables_total{ip_family="IPv4",table="nat"}' in text
         assert "kubeproxy_sync_proxy_rules_service_changes_total 1.0" in text
         assert "kubeproxy_sync_proxy_rules_endpoint_changes_total 1.0" in text
         assert "kubeproxy_sync_proxy_rules_duration_seconds_bucket" in text
         for path in ("/healthz", "/livez"):
-            answer = await http.get(path)
-            assert answer.status_code == 200
-            assert set(answer.json()) == {"lastUpdated", "currentTime", "nodeEligible"}
+            assert (await http.get(path)).status_code == 200
+        cluster.nodes.put_meta("here", {"namespace": "", "deletionTimestamp": "2026-01-01T00:00:00Z"}, status=None)
+        while (await http.get("/healthz")).status_code != 503:
+            pass
+        assert (await http.get("/livez")).status_code == 200
 
 
 async def test_a_taken_address_is_told_and_does_no_harm(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -264,9 +267,9 @@ def test_health_is_lost_when_work_waits_too_long() -> None:
 
 def test_a_change_dated_in_the_future_took_no_time() -> None:
     metrics = Metrics()
-    metrics.synced(0.1, rules=1, installed={"nat": 1}, triggered=[4e9])
+    metrics.committed(Frontends(Node("here")), triggered=[4e9])
     name = "kubeproxy_network_programming_duration_seconds_sum"
-    assert metrics.registry.get_sample_value(name) == 0.0
+    assert metrics.registry.get_sample_value(name, {"ip_family": "IPv4"}) == 0.0
 
 
 async def test_a_snapshot_for_a_dry_run(server: Server) -> None:
