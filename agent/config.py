@@ -10,6 +10,7 @@ import ipaddress
 import re
 import socket
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +88,11 @@ class Paths:
 
 @dataclass(frozen=True)
 class Config:
-    """One node. Addresses and CIDRs are strings in canonical form; durations are seconds."""
+    """One node. Addresses and CIDRs are strings in canonical form; durations are seconds.
+
+    ``load_balancer_pool``: CIDRs and ranges ``first-last`` (see ``address_span``). ``cluster_cidrs``: the pod network
+    beyond this node's ``pod_cidr``. ``node_port_addresses``: CIDRs or ``primary``; empty: all of the node's.
+    """
 
     state_dir: Path = DEFAULT_STATE_DIR
     node_name: str = field(default_factory=lambda: socket.gethostname().lower())
@@ -101,6 +106,11 @@ class Config:
     dns_ip: str = "10.96.0.10"
     dns_upstreams: tuple[str, ...] = ()
     dns_ttl: int = 5
+    load_balancer_pool: tuple[str, ...] = ()
+    cluster_cidrs: tuple[str, ...] = ()
+    masquerade_all: bool = False
+    node_port_addresses: tuple[str, ...] = ()
+    localhost_node_ports: bool = False
     api_port: int = 6443
     kubelet_port: int = 10250
     proxy_mode: Literal["iptables"] = "iptables"
@@ -121,6 +131,47 @@ class Config:
     def kubernetes_ip(self) -> str:
         """The ClusterIP of the ``kubernetes`` Service: the first host of the service CIDR."""
         return str(ipaddress.ip_network(self.service_cidr)[1])
+
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def address_span(text: str) -> tuple[Address, Address]:
+    """The first and the last address of a CIDR (``192.0.2.0/28``: all 16) or a range (``192.0.2.4-192.0.2.9``).
+
+    Raises ValueError.
+    """
+    start, dash, end = (part.strip() for part in text.partition("-"))
+    if not dash:
+        network = ipaddress.ip_network(start)
+        return network[0], network[-1]
+    first, last = ipaddress.ip_address(start), ipaddress.ip_address(end)
+    if first.version != last.version or int(first) > int(last):
+        raise ValueError(f"{text!r} does not go from an address up to another one of its family")
+    return first, last
+
+
+def check_node_port_addresses(values: Iterable[str], *, where: str) -> None:
+    """Raises ConfigError, which names the setting as ``where``."""
+    for text in values:
+        if text != "primary":
+            _check_cidr(where, text, "a CIDR such as 192.0.2.0/24, or the word primary")
+
+
+def check_cluster_cidrs(values: Iterable[str], *, where: str) -> None:
+    """Raises ConfigError, which names the setting as ``where``."""
+    for text in values:
+        _check_cidr(where, text, "a CIDR such as 10.244.0.0/16")
+
+
+def _check_cidr(where: str, text: str, expected: str) -> None:
+    """Bits beyond the prefix are no mistake; a bare address is, because it is easily meant to be more."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise ConfigError(f"cannot use {where} {text!r}: {error}; expected {expected}") from error
+    if "/" not in text:
+        raise ConfigError(f"cannot use {where} {text!r}: it has no prefix length; expected {expected}")
 
 
 def default_state_dir(node_netns: str | None) -> Path:
@@ -210,9 +261,30 @@ def _check(config: Config) -> None:
     for name in ("api_port", "kubelet_port"):
         if not 0 < getattr(config, name) < 65536:
             raise ConfigError(f"cannot use {name} {getattr(config, name)}: expected a port, 1 to 65535")
+    check_cluster_cidrs(config.cluster_cidrs, where="cluster_cidrs")
+    check_node_port_addresses(config.node_port_addresses, where="node_port_addresses")
+    for text in config.load_balancer_pool:
+        _check_pool(text, config)
     low, high = config.node_port_range
     if not 0 < low <= high < 65536:
         raise ConfigError(f"cannot use node_port_range {low}-{high}: expected two ports, the lower first")
+
+
+def _check_pool(text: str, config: Config) -> None:
+    try:
+        first, last = address_span(text)
+    except ValueError as error:
+        expected = "a CIDR such as 192.0.2.240/28 or a range such as 192.0.2.240-192.0.2.250"
+        raise ConfigError(f"cannot use load_balancer_pool {text!r}: {error}; expected {expected}") from error
+    for address in (first, last):
+        if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:
+            why = f"{address} is no address that can be reached from elsewhere"
+            raise ConfigError(f"cannot use load_balancer_pool {text!r}: {why}; choose addresses of your network")
+    for name in ("pod_cidr", "service_cidr"):
+        network = ipaddress.ip_network(getattr(config, name))
+        if network.version == first.version and int(first) <= int(network[-1]) and int(network[0]) <= int(last):
+            why = f"it overlaps {name} {network}, whose addresses have owners"
+            raise ConfigError(f"cannot use load_balancer_pool {text!r}: {why}; choose others")
 
 
 def _check_address(name: str, text: str) -> None:

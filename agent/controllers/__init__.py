@@ -7,7 +7,7 @@ asks a pure function what to do, and does it with a few requests. Losing a chang
 no decision upon a cache older than one's own writes · then a module per controller, and beside it, where there is much
 to decide, its pure half: ``replicaset`` (``replicasets``), ``endpointslices`` (``membership``, ``slices``,
 ``triggers``), ``endpoints`` (``subsets``), ``mirroring``, ``namespaces``, ``garbage`` (``discovery``), ``services``,
-``scheduler`` (``placement``), ``lifecycle``.
+``scheduler`` (``placement``), ``lifecycle``, ``loadbalancers`` (``addresspool``).
 
 Controllers know nothing of each other. One that fails is told to the log and started again; the others go on.
 """
@@ -20,12 +20,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agent.config import Config
+from agent.controllers.addresspool import Pool
 from agent.controllers.caches import Caches
 from agent.controllers.discovery import EVENTS, Resource, discover
 from agent.controllers.endpoints import EndpointsController
 from agent.controllers.endpointslices import EndpointSlices
 from agent.controllers.garbage import GarbageCollector
 from agent.controllers.lifecycle import Lifecycle
+from agent.controllers.loadbalancers import NAME as LOAD_BALANCERS
+from agent.controllers.loadbalancers import LoadBalancers
 from agent.controllers.mirroring import Mirroring
 from agent.controllers.namespaces import Namespaces
 from agent.controllers.objects import Object, decoder
@@ -45,7 +48,8 @@ PAUSE = (0.1, 10.0)  # seconds: first and longest pause before something that fa
 async def run(client: Client, config: Config, *, ready: Callable[[], None]) -> None:
     """Run every controller until cancelled. ``ready`` is called once: caches are complete and base objects exist."""
     caches = Caches(client)
-    recorders = {name: Recorder(client, name) for name in ("replicaset-controller", SCHEDULER, "node-controller")}
+    components = ("replicaset-controller", SCHEDULER, "node-controller", LOAD_BALANCERS)
+    recorders = {name: Recorder(client, name) for name in components}
     base = BaseObjects(client, caches, config)
     slices = EndpointSlices(client, caches, Timeline(config.paths.timeline))
     lifecycle = Lifecycle(client, caches, recorders["node-controller"])
@@ -58,6 +62,7 @@ async def run(client: Client, config: Config, *, ready: Callable[[], None]) -> N
         "scheduler": Scheduler(client, caches, recorders[SCHEDULER]).controller.run,
         "node-lifecycle": lifecycle.run,
         "base-objects": base.controller.run,
+        **_balancing(client, caches, recorders[LOAD_BALANCERS], config),
         **{f"events of {name}": recorder.run for name, recorder in recorders.items()},
     }
     async with asyncio.TaskGroup() as group:
@@ -72,6 +77,17 @@ async def run(client: Client, config: Config, *, ready: Callable[[], None]) -> N
         for name, part in {**parts, "garbage": collector.controller.run}.items():
             group.create_task(keep_running(name, part))
         ready()
+
+
+def _balancing(
+    client: Client, caches: Caches, recorder: Recorder, config: Config
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """Without a pool nobody here gives addresses to load balancers; any other client may."""
+    if not config.load_balancer_pool:
+        return {}
+    own = [address for address in (config.node_ip, config.gateway) if address]
+    pool = Pool.parse(config.load_balancer_pool, reserved=own)
+    return {"load-balancers": LoadBalancers(client, caches, recorder, pool).controller.run}
 
 
 async def keep_running(name: str, part: Callable[[], Awaitable[None]]) -> None:

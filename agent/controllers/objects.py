@@ -210,11 +210,27 @@ class ServiceSpec(Value, frozen=True):
     ports: list[ServicePort] = []
     publish_not_ready_addresses: bool = False
     traffic_distribution: str = ""
+    load_balancer_class: str = ""
+    load_balancer_ip: str = msgspec.field(name="loadBalancerIP", default="")
+
+
+class Ingress(Value, frozen=True):
+    ip: str = ""
+    hostname: str = ""
+
+
+class LoadBalancerStatus(Value, frozen=True):
+    ingress: list[Ingress] = []
+
+
+class ServiceStatus(Value, frozen=True):
+    load_balancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
 class Service(Value, frozen=True):
     metadata: Meta = Meta()
     spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
 
     @property
     def headless(self) -> bool:

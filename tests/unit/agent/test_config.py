@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Config, ConfigError, dump_config, load_config, read_resolved
+from agent.config import Config, ConfigError, address_span, dump_config, load_config, read_resolved
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -38,6 +38,17 @@ def test_resolved_configuration_survives_the_way_to_the_children(tmp_path: Path)
         ("- a list\n", "expected a mapping"),
         ("a: [\n", "not YAML"),
         ("iptables_variant: bpf\n", "Invalid enum value 'bpf'"),
+        ("load_balancer_pool: 192.0.2.0/28\n", "Expected `array`, got `str` - at `$.load_balancer_pool`"),
+        ("load_balancer_pool: [192.0.2.1/28]\n", "has host bits set; expected a CIDR such as"),
+        ("load_balancer_pool: [192.0.2.9-192.0.2.4]\n", "does not go from an address up to another"),
+        ("load_balancer_pool: ['192.0.2.9-2001:db8::1']\n", "up to another one of its family"),
+        ("load_balancer_pool: [many]\n", "cannot use load_balancer_pool 'many'"),
+        ("load_balancer_pool: [127.0.0.0/28]\n", "127.0.0.0 is no address that can be reached from elsewhere"),
+        ("load_balancer_pool: [10.100.0.1-10.100.0.9]\n", "it overlaps service_cidr 10.96.0.0/12"),
+        ("load_balancer_pool: [10.0.0.0/8]\n", "it overlaps pod_cidr 10.244.0.0/24"),
+        ("cluster_cidrs: [10.244.0.0]\n", "cannot use cluster_cidrs '10.244.0.0': it has no prefix length"),
+        ("node_port_addresses: [first]\n", "or the word primary"),
+        ("masquerade_all: sometimes\n", "Expected `bool`, got `str` - at `$.masquerade_all`"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_field_and_the_file(tmp_path: Path, text: str, said: str) -> None:
@@ -46,6 +57,32 @@ def test_a_bad_file_is_refused_with_the_field_and_the_file(tmp_path: Path, text:
     with pytest.raises(ConfigError) as caught:
         load_config(file)
     assert said in str(caught.value)
+
+
+def test_what_the_proxy_and_the_pool_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "load_balancer_pool: [192.0.2.240/28, '2001:db8::1-2001:db8::ff']\ncluster_cidrs: ['fd00:244::/64']\n"
+        "masquerade_all: true\nnode_port_addresses: [primary, 127.0.0.0/8]\nlocalhost_node_ports: true\n"
+    )
+    config = load_config(file)
+    assert config.load_balancer_pool == ("192.0.2.240/28", "2001:db8::1-2001:db8::ff")
+    assert (config.masquerade_all, config.localhost_node_ports) == (True, True)
+    assert config.node_port_addresses == ("primary", "127.0.0.0/8")
+    assert config.cluster_cidrs == ("fd00:244::/64",)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("192.0.2.240/28", "192.0.2.240", "192.0.2.255"),
+        ("192.0.2.7/32", "192.0.2.7", "192.0.2.7"),
+        ("192.0.2.4 - 192.0.2.9", "192.0.2.4", "192.0.2.9"),
+        ("2001:db8::/126", "2001:db8::", "2001:db8::3"),
+    ],
+)
+def test_spans(text: str, first: str, last: str) -> None:
+    assert tuple(map(str, address_span(text))) == (first, last)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
