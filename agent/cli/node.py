@@ -192,6 +192,13 @@ def check(state_dir: Path | None, node_netns: str | None) -> None:
     sys.exit(0 if run_checks(config) else 1)
 
 
+def _host_and_port(_: click.Context, __: click.Parameter, value: str) -> str:
+    host, _colon, port = value.rpartition(":")
+    if value and not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise click.BadParameter(f"{value!r} is not HOST:PORT, as in 0.0.0.0:10256 or [::]:10256")
+    return value
+
+
 @click.command()
 @click.option(
     "--kubeconfig",
@@ -205,6 +212,22 @@ def check(state_dir: Path | None, node_netns: str | None) -> None:
 )
 @click.option("--engine", type=click.Choice(["auto", "libiptc", "restore"]), default="auto", show_default=True)
 @click.option("--iptables-variant", type=click.Choice(["auto", "nft", "legacy"]), default="auto", show_default=True)
+@click.option(
+    "--metrics-bind-address",
+    metavar="HOST:PORT",
+    default="127.0.0.1:10249",
+    show_default=True,
+    callback=_host_and_port,
+    help="Where /metrics is served; empty: nowhere.",
+)
+@click.option(
+    "--healthz-bind-address",
+    metavar="HOST:PORT",
+    default="0.0.0.0:10256",
+    show_default=True,
+    callback=_host_and_port,
+    help="Where /healthz and /livez are served; empty: nowhere.",
+)
 @click.option("--cleanup", is_flag=True, help="Remove all rules and exit.")
 @click.option("--verbose", is_flag=True)
 def proxy(kubeconfig: Path | None, node_netns: str | None, verbose: bool, cleanup: bool, **flags: Any) -> None:
@@ -215,6 +238,7 @@ def proxy(kubeconfig: Path | None, node_netns: str | None, verbose: bool, cleanu
 
     cluster_cidr = flags.pop("cluster_cidr")
     flags["variant"] = flags.pop("iptables_variant")
+    flags |= {"web": flags.pop("metrics_bind_address"), "healthz": flags.pop("healthz_bind_address")}
     options = component.Options(cluster_cidrs=(cluster_cidr,) if cluster_cidr else (), **flags)
     if cleanup:
         component.cleanup(options)

@@ -88,8 +88,8 @@ class Proxy:
                 async with asyncio.TaskGroup() as group:
                     for task in (services.run(), slices.run(), nodes.run(), self._recorder.run(), self._checks.run()):
                         group.create_task(task)
-                    if self._options.web is not None:
-                        group.create_task(serve(self._options.web, self._health, self._metrics))
+                    addresses = [address for address in (self._options.web, self._options.healthz) if address]
+                    group.create_task(serve(addresses, self._health, self._metrics))
                     await asyncio.gather(*(informer.synced.wait() for informer in (services, slices, nodes)))
                     await self._follow(thread)
             finally:

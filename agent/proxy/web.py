@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -54,17 +55,12 @@ class Health:
         return {"lastUpdated": _timestamp(updated), "currentTime": _timestamp(now), "healthy": healthy}
 
 
-async def serve(address: str, health: Health, metrics: Metrics) -> None:
-    """Serve on ``host:port`` until cancelled. An address that is taken is told; Services do not depend on this."""
-    host, _, port = address.rpartition(":")
-    try:
-        sock = socket.create_server(
-            (host.strip("[]"), int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
-    except OSError as error:
-        log.error("cannot serve metrics and health on %s: %s", address, error.strerror)
-        return
-    await serve_app(make_app(health, metrics), [sock])
+async def serve(addresses: Iterable[str], health: Health, metrics: Metrics) -> None:
+    """Serve on each ``host:port`` until cancelled. One that is taken is told; Services do not depend on this."""
+    opened = [_open(address) for address in addresses]
+    sockets = [sock for sock in opened if sock is not None]
+    if sockets:
+        await serve_app(make_app(health, metrics), sockets)
 
 
 def make_app(health: Health, metrics: Metrics) -> Starlette:
@@ -82,6 +78,16 @@ def make_app(health: Health, metrics: Metrics) -> Starlette:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/healthz", ready), Route("/livez", alive), Route("/metrics", exposition)])
+
+
+def _open(address: str) -> socket.socket | None:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), int(port)), family=family)
+    except OSError as error:
+        log.error("cannot serve metrics and health on %s: %s", address, error.strerror)
+        return None
 
 
 def _timestamp(at: float) -> str:
