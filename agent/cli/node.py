@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +192,15 @@ def check(state_dir: Path | None, node_netns: str | None) -> None:
     sys.exit(0 if run_checks(config) else 1)
 
 
+# Flags of ``podwire proxy`` that are called as kube-proxy calls them, and the fields of its Options.
+PROXY_FIELDS = {
+    "iptables_variant": "variant",
+    "iptables_localhost_nodeports": "localhost_node_ports",
+    "metrics_bind_address": "web",
+    "healthz_bind_address": "healthz",
+}
+
+
 def _host_and_port(_: click.Context, __: click.Parameter, value: str) -> str:
     host, _colon, port = value.rpartition(":")
     if value and not (host and port.isdecimal() and 0 < int(port) < 65536):
@@ -208,8 +217,24 @@ def _host_and_port(_: click.Context, __: click.Parameter, value: str) -> str:
 @click.option("--node-name", required=True, metavar="NAME", help="The Node object this machine is.")
 @click.option("--node-netns", metavar="NAME", help="Network namespace to program (default: the caller's).")
 @click.option(
-    "--cluster-cidr", metavar="CIDR", help="Pod addresses: traffic to a ClusterIP from elsewhere is masqueraded."
+    "--cluster-cidr",
+    multiple=True,
+    metavar="CIDR[,CIDR]",
+    help="Pod addresses: traffic to a ClusterIP from elsewhere is masqueraded. An IPv6 one turns IPv6 on.",
 )
+@click.option("--masquerade-all", is_flag=True, help="Masquerade all traffic to ClusterIPs, that of pods too.")
+@click.option(
+    "--masquerade-egress",
+    is_flag=True,
+    help="Masquerade what pods send out of the pod network, if nothing else on this node does (needs --cluster-cidr).",
+)
+@click.option(
+    "--nodeport-addresses",
+    multiple=True,
+    metavar="CIDR[,CIDR]|primary",
+    help="Where NodePorts answer: the node's addresses in these ranges, or its primary ones (default: all it has).",
+)
+@click.option("--iptables-localhost-nodeports", is_flag=True, help="NodePorts answer on 127.0.0.1 as well.")
 @click.option("--engine", type=click.Choice(["auto", "libiptc", "restore"]), default="auto", show_default=True)
 @click.option("--iptables-variant", type=click.Choice(["auto", "nft", "legacy"]), default="auto", show_default=True)
 @click.option(
@@ -228,20 +253,30 @@ def _host_and_port(_: click.Context, __: click.Parameter, value: str) -> str:
     callback=_host_and_port,
     help="Where /healthz and /livez are served; empty: nowhere.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be changed and exit.")
 @click.option("--cleanup", is_flag=True, help="Remove all rules and exit.")
 @click.option("--verbose", is_flag=True)
-def proxy(kubeconfig: Path | None, node_netns: str | None, verbose: bool, cleanup: bool, **flags: Any) -> None:
+def proxy(
+    kubeconfig: Path | None, node_netns: str | None, verbose: bool, cleanup: bool, dry_run: bool, **flags: Any
+) -> None:
     """Program Services, and nothing else, for one node of any Kubernetes cluster."""
-    need_root("podwire proxy")
-    _enter(node_netns, "proxy", verbose)
     from agent import proxy as component
 
-    cluster_cidr = flags.pop("cluster_cidr")
-    flags["variant"] = flags.pop("iptables_variant")
-    flags |= {"web": flags.pop("metrics_bind_address"), "healthz": flags.pop("healthz_bind_address")}
-    options = component.Options(cluster_cidrs=(cluster_cidr,) if cluster_cidr else (), **flags)
+    for flag, field in PROXY_FIELDS.items():
+        flags[field] = flags.pop(flag)
+    try:
+        options = component.Options.from_flags(**flags)
+    except ConfigError as error:
+        fail(str(error))
+    if cleanup and dry_run:
+        fail("cannot both clean up and try: give --cleanup or --dry-run")
+    need_root("podwire proxy")
+    _enter(node_netns, "proxy", verbose)
     if cleanup:
         component.cleanup(options)
+        return
+    if dry_run:
+        _run_alone("proxy", lambda client: _print(component.dry_run(client, options)), kubeconfig)
         return
     _run_alone(
         "proxy",
@@ -295,6 +330,10 @@ def dns(
         lambda client: component.run(client, options, ready=lambda: click.echo("podwire: names are answered")),
         kubeconfig,
     )
+
+
+async def _print(text: Awaitable[str]) -> None:
+    click.echo(await text)
 
 
 def _enter(node_netns: str | None, process: str, verbose: bool) -> None:
