@@ -22,6 +22,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -240,20 +241,23 @@ class _Ports:
         failed: dict[Place, str] = {}
         for place in sorted(places - self._open.keys()):
             try:
-                self._open[place] = await self._listen(place)
+                await self._listen(place)
             except OSError as error:
                 if place.address != ANY[Family.IPV6] or error.errno not in NO_IPV6:
-                    failed[place] = error.strerror or str(error)
+                    failed[place] = os.strerror(error.errno) if error.errno else str(error)
         return failed
 
     def close(self) -> None:
         for place in list(self._open):
             self._shut(place)
 
-    async def _listen(self, place: Place) -> asyncio.Server:
+    async def _listen(self, place: Place) -> None:
+        """Noted before it serves, so that one who is cancelled meanwhile closes it."""
         family = socket.AF_INET6 if ":" in place.address else socket.AF_INET
         sock = socket.create_server((place.address, place.port), family=family)
-        return await asyncio.get_running_loop().create_server(self._make_protocol, sock=sock)
+        loop = asyncio.get_running_loop()
+        self._open[place] = await loop.create_server(self._make_protocol, sock=sock, start_serving=False)
+        await self._open[place].start_serving()
 
     def _make_protocol(self) -> asyncio.Protocol:
         return H11Protocol(config=self._config, server_state=self._state, app_state={})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -130,7 +132,7 @@ def test_full_and_partial_syncs_and_their_failures() -> None:
 def test_ports_without_an_endpoint_here_are_counted() -> None:
     """Dropped because of a Local policy; not what has no endpoints at all, and not a policy of Cluster."""
     there = endpoint("10.244.1.3", here=False)
-    local = {"external_traffic_policy": "Local", "type": "NodePort", "node_port": 30001}
+    local: dict[str, Any] = {"external_traffic_policy": "Local", "type": "NodePort", "node_port": 30001}
     snapshot = make_snapshot(
         make_service("inside", there, internal_traffic_policy="Local"),
         make_service("outside", there, vip="10.96.0.11", **local),
