@@ -30,6 +30,7 @@ from email.utils import formatdate
 
 import uvicorn
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -170,7 +171,11 @@ class HealthChecks:
         """Bring the listeners to what is wanted."""
         holders, troubles = assign_ports(self._wanted, self._holders)
         self._holders = holders
-        local = await asyncio.to_thread(_local_addresses) if self._needs_addresses else ()
+        try:
+            local = await asyncio.to_thread(_local_addresses) if self._needs_addresses else ()
+        except (OSError, NetlinkError) as error:
+            log.warning("cannot list this node's addresses, health checks stay as they are: %s", error)
+            return
         places = find_places(holders, self._ranges, local)
         failed = await self._ports.follow(places)
         for place in sorted(failed):
@@ -275,6 +280,6 @@ def _ports_of(wanted: Wanted) -> set[tuple[ServiceName, int]]:
 
 
 def _local_addresses() -> tuple[str, ...]:
-    """This network namespace's addresses. Blocks for about a millisecond."""
+    """This network namespace's addresses. Blocks for about a millisecond. Raises OSError, NetlinkError."""
     with IPRoute() as netlink:
         return tuple(str(found.get("local") or found.get("address")) for found in netlink.addr("dump"))
