@@ -190,6 +190,28 @@ def test_they_listen_where_node_ports_do(inside: Inside) -> None:
     inside(main)
 
 
+def test_addresses_that_cannot_be_listed_harm_nobody(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = healthchecks._local_addresses
+
+    def fail() -> tuple[str, ...]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> None:
+        wanted, ranges = {WEB: HealthCheck(PORT, 1)}, {Family.IPV4: ("192.0.2.0/24",), Family.IPV6: ("::1/128",)}
+        async with balancing() as balancer:
+            await balancer.update(wanted, ranges, listening=1)
+            monkeypatch.setattr(healthchecks, "_local_addresses", fail)
+            await until(lambda: "cannot list this node's addresses" in caplog.text)
+            assert code_of(await balancer.ask(PORT, NODE_IP)) == 200
+            monkeypatch.setattr(healthchecks, "_local_addresses", listed)
+            await balancer.update({API: HealthCheck(PORT + 1, 1)}, ranges, listening=1)
+            assert await balancer.open_on(PORT + 1) == {NODE_IP, "::1"}
+
+    inside(main)
+
+
 def test_a_port_that_somebody_has_is_told_once_and_got_when_it_is_free(inside: Inside) -> None:
     async def main() -> None:
         async with balancing() as balancer:
