@@ -9,6 +9,7 @@ from agent.cli.demo import demo
 from agent.cli.kubectl import commands as kubectl_commands
 from agent.cli.kubectl import register
 from agent.cli.sequence import sequence
+from agent.cli.top import top
 
 
 class Sections(click.Group):
@@ -27,7 +28,7 @@ def main() -> None:
     """Real Kubernetes Services on a Linux box."""
 
 
-_NODE = (*node.commands, sequence, demo)
+_NODE = (*node.commands, sequence, top, demo)
 for _command in _NODE:
     main.add_command(_command)
 register(main)

@@ -125,6 +125,11 @@ def text_of(packed: bytes) -> str:
     return str(ipaddress.ip_address(packed))
 
 
+def pack(address: str) -> bytes:
+    """The packed form of an address as the policy writes it."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
 def split_messages(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """The messages of one datagram: type, sequence number, where the body begins, where it ends. Raises WireError."""
     at, size = 0, len(data)
