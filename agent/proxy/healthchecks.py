@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 RETRY = 10.0  # seconds until a port that could not be had is tried again, and addresses are looked at again
 ANY = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"]  # upstream does not look at it
-NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 Wanted = Mapping[ServiceName, HealthCheck]
 Ranges = Mapping[Family, tuple[str, ...]]  # CIDRs; empty: every address of that family
@@ -248,7 +247,7 @@ class _Ports:
             try:
                 await self._listen(place)
             except OSError as error:
-                if place.address != ANY[Family.IPV6] or error.errno not in NO_IPV6:
+                if error.errno != errno.EAFNOSUPPORT:  # a kernel without IPv6 has no such address to be asked on
                     failed[place] = os.strerror(error.errno) if error.errno else str(error)
         return failed
 

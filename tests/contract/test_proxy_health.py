@@ -244,10 +244,28 @@ def test_a_port_that_two_services_claim(inside: Inside) -> None:
     inside(main)
 
 
-def test_a_node_without_ipv6(inside: Inside) -> None:
+def test_a_node_with_ipv6_turned_off(inside: Inside) -> None:
     async def main() -> None:
         await asyncio.to_thread(run, ("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"))
         async with balancing() as balancer:
+            await balancer.update({WEB: HealthCheck(PORT, 1)}, listening=1)
+            assert await balancer.open_on() == {"127.0.0.1", NODE_IP, OTHER_IP}
+            assert not balancer.told
+
+    inside(main)
+
+
+def test_a_kernel_without_ipv6(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = socket.create_server
+
+    def create_server(address: tuple[str, int], *, family: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return made(address, family=family)
+
+    async def main() -> None:
+        async with balancing() as balancer:
+            monkeypatch.setattr(socket, "create_server", create_server)
             await balancer.update({WEB: HealthCheck(PORT, 1)}, listening=1)
             assert await balancer.open_on() == {"127.0.0.1", NODE_IP, OTHER_IP}
             assert not balancer.told
