@@ -68,6 +68,14 @@ def test_the_proxy_alone_makes_services_and_takes_them_away(second: Node) -> Non
     assert kept[0] == kept[1]
 
 
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(second: Node) -> None:
+    before = rules(second)
+    where = ("--node-name", "second", "--node-netns", second.outside)
+    said = second.podwire("proxy", "--dry-run", "--kubeconfig", str(second.state_dir / "node.kubeconfig"), *where)
+    assert "alone" in said
+    assert rules(second) == before
+
+
 def test_the_dns_server_alone_answers_service_names(second: Node) -> None:
     with running(second, "dns", "--listen", "127.0.0.1", "--port", "5353"):
         ask = ("ip", "netns", "exec", second.outside, "dig", "@127.0.0.1", "-p", "5353", "+short")
