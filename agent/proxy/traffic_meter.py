@@ -74,6 +74,7 @@ class TrafficMeter:
         connections (some 10 us for each that was translated): not for an event loop's thread."""
         with self._listing:
             with self._lock:
+                self._take()
                 self._ended_meanwhile = set()
             live, problems = self._list()
             with self._lock:
