@@ -252,9 +252,10 @@ def _diff_sources(place: Place, old: Listener | None, new: Listener) -> Iterator
     if now is None:
         yield Change(Impact.GAIN, ": connections from everywhere are let in from now on", field)
     elif was is None:
-        only = f"only connections from {name_ranges(parse_networks(now), place.address)}" if now else "no connections"
+        only = f"only those from {name_ranges(parse_networks(now), place.address)} are let in, " if now else ""
+        who = "all others" if now else "connections"
         impact = Impact.LOSS if old else Impact.NOTE
-        yield Change(impact, f": {only} are let in, all others are dropped, whoever they are from", field)
+        yield Change(impact, f": {only}{who} are dropped, whoever they are from", field)
     else:
         lost, gained = subtract_networks(parse_networks(was), now), subtract_networks(parse_networks(now), was)
         if gained:

@@ -184,11 +184,31 @@ def output_option(function: F) -> F:
 
 
 def dry_run_option(function: F) -> F:
-    return click.option(
-        "--dry-run",
-        cls=Bare,
-        bare="client",
-        default="none",
-        type=click.Choice(["none", "client", "server"]),
-        help="client: print what would be sent; server: have it checked, but not stored.",
+    return _dry_run(function, "client: print what would be sent; server: have it checked, but not stored.")
+
+
+def dataplane_options(function: F) -> F:
+    """``--dry-run``, also as ``dataplane``, and what that wants to know."""
+    function = click.option(
+        "--cluster-cidr",
+        "cluster_cidrs",
+        multiple=True,
+        metavar="CIDR",
+        help="With --dry-run=dataplane: the pod network, as the node's proxy was told (default: a podwire node's own).",
     )(function)
+    function = click.option(
+        "--node-name",
+        metavar="NAME",
+        help="With --dry-run=dataplane: on which node (default: the podwire node, or the only one).",
+    )(function)
+    return _dry_run(
+        function,
+        "client: print what would be sent; server: have it checked, but not stored; dataplane: the same, and tell in "
+        "words what it would do to traffic.",
+        "dataplane",
+    )
+
+
+def _dry_run(function: F, text: str, *more: str) -> F:
+    choice = click.Choice(["none", "client", "server", *more])
+    return click.option("--dry-run", cls=Bare, bare="client", default="none", type=choice, help=text)(function)

@@ -10,12 +10,17 @@ import click
 from agent.cli.kubectl.objects import reference
 from agent.cli.kubectl.output import Output, render_objects
 
-DRY_RUN_SUFFIX = {"none": "", "client": " (dry run)", "server": " (server dry run)"}
+DRY_RUN_SUFFIX = {
+    "none": "",
+    "client": " (dry run)",
+    "server": " (server dry run)",
+    "dataplane": " (dataplane dry run)",
+}
 
 
 def dry_run_params(dry_run: str) -> dict[str, str | int]:
     """The query parameter that has the server check, and store nothing."""
-    return {"dryRun": "All"} if dry_run == "server" else {}
+    return {"dryRun": "All"} if dry_run in ("server", "dataplane") else {}
 
 
 def say(obj: Mapping[str, Any], done: str, *, output: Output | None = None, dry_run: str = "none") -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.kubectl.command import dry_run_option, file_options, output_option, the_cluster, verb
+from agent.cli.kubectl.command import dataplane_options, file_options, output_option, the_cluster, verb
+from agent.cli.kubectl.dryrun import Edit, open_teller
 from agent.cli.kubectl.errors import ApiError, KubectlError, client_error
 from agent.cli.kubectl.manifests import Manifest, read_manifests
 from agent.cli.kubectl.merge import last_applied, three_way_patch, with_last_applied
 from agent.cli.kubectl.objects import LAST_APPLIED, Obj
-from agent.cli.kubectl.output import Output, parse_output
+from agent.cli.kubectl.output import parse_output
 from agent.cli.kubectl.report import dry_run_params, say
 from agent.cli.kubectl.targets import Target, manifest_target
 
@@ -24,27 +25,37 @@ RETRIES = 5  # of a patch that met a concurrent change
 @verb()
 @file_options
 @output_option
-@dry_run_option
+@dataplane_options
 @click.option("--validate", default="strict", hidden=True)
-def apply(files: tuple[str, ...], recursive: bool, output: str | None, dry_run: str, validate: str) -> None:
-    """Make or change objects so that they are as files say."""
+def apply(files: tuple[str, ...], recursive: bool, output: str | None, dry_run: str, **flags: Any) -> None:
+    """Make or change objects so that they are as files say.
+
+    With --dry-run=dataplane nothing is changed: it is told, for one node, what the change would do to traffic.
+    """
     if not files:
         raise client_error("must specify -f")
     shown, cluster = parse_output(output), the_cluster()
     manifests = read_manifests(files, recursive=recursive)
     if not manifests:
         raise client_error("no objects passed to apply")
+    teller = open_teller(cluster, dry_run, shown.mode, flags)
     errors = []
     for manifest in manifests:
         try:
-            _apply_one(cluster, manifest, shown, dry_run)
+            edit = _apply_one(cluster, manifest, dry_run)
+            if teller is None or not shown.mode:
+                say(edit.after or {}, edit.done, output=shown, dry_run=dry_run)
+            if teller is not None:
+                teller.tell(edit)
         except KubectlError as error:
             errors.append(error)
+    if teller is not None:
+        teller.finish()
     if errors:
         raise KubectlError("\n".join(str(error) for error in errors))
 
 
-def _apply_one(cluster: Cluster, manifest: Manifest, shown: Output, dry_run: str) -> None:
+def _apply_one(cluster: Cluster, manifest: Manifest, dry_run: str) -> Edit:
     target = manifest_target(cluster, manifest)
     if not target.name:
         raise client_error(
@@ -56,10 +67,9 @@ def _apply_one(cluster: Cluster, manifest: Manifest, shown: Output, dry_run: str
         made = wanted
         if dry_run != "client":
             made = _create(cluster, target, wanted, manifest.source, dry_run)
-        say(made, "created", output=shown, dry_run=dry_run)
-        return
+        return Edit(target, "created", None, made, manifest.obj)
     changed, configured = _patch(cluster, target, wanted, current, dry_run)
-    say(changed, "configured" if configured else "unchanged", output=shown, dry_run=dry_run)
+    return Edit(target, "configured" if configured else "unchanged", current, changed, manifest.obj)
 
 
 def _current(cluster: Cluster, target: Target) -> Obj | None:

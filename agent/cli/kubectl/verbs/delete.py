@@ -11,13 +11,14 @@ import click
 from agent.cli.kubectl.command import (
     Bare,
     all_namespaces_option,
-    dry_run_option,
+    dataplane_options,
     field_selector_option,
     file_options,
     selector_option,
     the_cluster,
     verb,
 )
+from agent.cli.kubectl.dryrun import Edit, open_teller
 from agent.cli.kubectl.errors import ApiError, KubectlError, client_error
 from agent.cli.kubectl.objects import Obj, meta, name_of
 from agent.cli.kubectl.report import DRY_RUN_SUFFIX, dry_run_params
@@ -26,6 +27,7 @@ from agent.cli.kubectl.waiting import TimedOut, parse_duration, parse_for, wait_
 
 if TYPE_CHECKING:
     from agent.cli.kubectl.connection import Cluster
+    from agent.cli.kubectl.forecast import Teller
 
 PROPAGATION = {"background": "Background", "foreground": "Foreground", "orphan": "Orphan"}
 NOTHING_GIVEN = """You must provide one or more resources by argument or filename.
@@ -54,7 +56,7 @@ class Way:
 @selector_option
 @field_selector_option
 @all_namespaces_option
-@dry_run_option
+@dataplane_options
 @click.option("--all", "everything", is_flag=True, help="All objects of the type.")
 @click.option(
     "--grace-period", type=int, default=-1, metavar="SECONDS", help="Time to stop in (default: the object's)."
@@ -70,13 +72,17 @@ class Way:
 @click.option("--ignore-not-found", is_flag=True, help="An object that does not exist is no error.")
 @click.option("-o", "--output", type=click.Choice(["name"]), help="Print names only.")
 def delete(words: tuple[str, ...], files: tuple[str, ...], recursive: bool, **flags: Any) -> None:
-    """Delete objects."""
+    """Delete objects.
+
+    With --dry-run=dataplane nothing is deleted: it is told, for one node, what the deletion would do to traffic.
+    """
     cluster = the_cluster()
     selecting = bool(flags["selector"] or flags["field_selector"] or flags["everything"])
     if flags["everything"] and (flags["selector"] or flags["field_selector"]):
         raise client_error("setting 'all' parameter but found a non empty selector")
     if not words and not files:
         raise client_error(NOTHING_GIVEN)
+    teller = open_teller(cluster, flags["dry_run"], "", flags)
     targets = targets_of(
         cluster,
         words,
@@ -89,7 +95,7 @@ def delete(words: tuple[str, ...], files: tuple[str, ...], recursive: bool, **fl
         raise client_error("resource(s) were provided, but no name was specified")
     way = _way(flags)
     timeout = parse_duration(flags["timeout"]) or A_WEEK
-    deleted, errors = _delete_all(cluster, _expand(cluster, targets, flags), way)
+    deleted, errors = _delete_all(cluster, _expand(cluster, targets, flags), way, teller)
     if not deleted and not errors and selecting:
         click.echo("No resources found")
     if flags["wait"] and flags["dry_run"] == "none" and way.options.get("gracePeriodSeconds") != 0:
@@ -137,15 +143,15 @@ def _expand(cluster: Cluster, targets: Sequence[Target], flags: dict[str, Any]) 
 
 
 def _delete_all(
-    cluster: Cluster, targets: Sequence[Target], way: Way
-) -> tuple[list[tuple[Target, str]], list[ApiError]]:
+    cluster: Cluster, targets: Sequence[Target], way: Way, teller: Teller | None
+) -> tuple[list[tuple[Target, str]], list[KubectlError]]:
     """Delete each; those that went, with their UIDs, and what went wrong."""
-    deleted, errors = list[tuple[Target, str]](), list[ApiError]()
+    deleted, errors = list[tuple[Target, str]](), list[KubectlError]()
     for target in targets:
         try:
-            if way.dry_run == "client":
-                answer: Obj = fetch(cluster, target)
-            else:
+            found = fetch(cluster, target) if way.dry_run in ("client", "dataplane") else {}
+            answer: Obj = found
+            if way.dry_run != "client":
                 answer = cluster.delete(target.path, way.options, params=dry_run_params(way.dry_run))
         except ApiError as error:
             if not (error.not_found and way.ignore_not_found):
@@ -156,7 +162,17 @@ def _delete_all(
             click.echo(str(target))
         else:
             click.echo(f'{target.resource.qualified_kind} "{target.name}" {way.verb}{DRY_RUN_SUFFIX[way.dry_run]}')
+        if teller is not None:
+            errors += _tell(teller, Edit(target, "deleted", found, None))
     return deleted, errors
+
+
+def _tell(teller: Teller, edit: Edit) -> list[KubectlError]:
+    try:
+        teller.tell(edit)
+    except KubectlError as error:
+        return [error]
+    return []
 
 
 def _uid(answer: Obj) -> str:
