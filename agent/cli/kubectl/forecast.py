@@ -91,7 +91,7 @@ class Forecast:
         self.node, self.settings = node, settings
         self.assumptions = (*(() if settings.cluster_cidrs else (UNKNOWN_NETWORK,)), *problems)
         self.known = known
-        self._frontends = self._resolve(known)
+        self.frontends = self._resolve(known)
 
     @property
     def heading(self) -> str:
@@ -110,8 +110,8 @@ class Forecast:
         if edit.kind == "EndpointSlice" and would_undo(self.known, after, key):
             return Told(edit, notes=(*notes, WRITTEN_BACK))
         frontends = self._resolve(after)
-        effects = diff_frontends(self._frontends, frontends)
-        self.known, self._frontends = after, frontends
+        effects = diff_frontends(self.frontends, frontends)
+        self.known, self.frontends = after, frontends
         return Told(edit, effects, notes)
 
     def _resolve(self, known: Known) -> Frontends:
