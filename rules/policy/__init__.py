@@ -9,12 +9,14 @@ backend only spells the answer in its kernel's language.
 - ``endpoints``: which endpoints are usable, for the whole cluster and on this node.
 - ``addresses``: odd but legal addresses made canonical.
 - ``services``: one Service, its ports, families and frontends.
+- ``nodeports``: on which of the node's addresses NodePorts listen.
 
 Nothing here fails because of what an object contains: the part that makes no sense is left out and described in
 ``Frontends.problems``; everything else goes on.
 """
 
-from rules.policy.services import Memo, node_port_destinations, resolve_frontends, resolve_service
+from rules.policy.nodeports import node_port_destinations
+from rules.policy.services import Memo, resolve_frontends, resolve_service
 from rules.policy.values import (
     Action,
     Backend,

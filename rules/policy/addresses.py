@@ -1,7 +1,7 @@
 """Addresses and CIDRs as the API may hold them, made canonical.
 
 Kubernetes accepted leading zeros (``010.0.0.1`` is 10.0.0.1: decimal, as Go read it before 1.17), IPv4-mapped IPv6
-addresses, white space around CIDRs, and CIDRs with host bits set; stored objects keep them for ever.
+addresses and CIDRs, white space around CIDRs, and CIDRs with host bits set; stored objects keep them for ever.
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ANYWHERE = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
+NOWHERE = {Family.IPV4: "0.0.0.0/32", Family.IPV6: "::/128"}  # no packet is on its way to the unspecified address
 LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
+_MAPPED = 96  # bits of ::ffff:0:0/96, in which IPv6 holds the IPv4 addresses (RFC 4291, 2.5.5.2)
 
 
 def parse_address(text: str) -> Address:
     """The address; raises ValueError."""
     address = ipaddress.ip_address(_decimal(text.strip()))
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.scope_id is not None:
+        raise ValueError(f"{text!r} has a zone: it means something on one link of one machine only")
+    return address.ipv4_mapped or address
 
 
 def parse_network(text: str) -> Network:
     """The network of a CIDR, host bits cleared; a bare address is a network of one. Raises ValueError."""
     address, slash, length = text.strip().partition("/")
-    return ipaddress.ip_network(f"{_decimal(address)}{slash}{length}", strict=False)
+    network = ipaddress.ip_network(f"{_decimal(address)}{slash}{length}", strict=False)
+    first = network.network_address
+    if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped is not None and network.prefixlen >= _MAPPED:
+        return ipaddress.IPv4Network((first.ipv4_mapped, network.prefixlen - _MAPPED))
+    return network
 
 
 def family_of(value: Address | Network) -> Family:

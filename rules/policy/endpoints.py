@@ -101,13 +101,11 @@ def _gather(
 
 
 def _candidate(endpoint: Endpoint, backend: Backend) -> Candidate:
-    """Absent conditions mean ready, serving as ready, not terminating (discovery/v1 EndpointConditions)."""
-    ready = endpoint.ready is not False
-    serving = ready if endpoint.serving is None else endpoint.serving
+    """Absent conditions mean ready, serving, not terminating (discovery/v1 EndpointConditions)."""
     return Candidate(
         backend,
-        ready=ready,
-        draining=serving and bool(endpoint.terminating),
+        ready=endpoint.ready is not False,
+        draining=endpoint.serving is not False and bool(endpoint.terminating),
         zone_hints=endpoint.zone_hints,
         node_hints=endpoint.node_hints,
     )
@@ -118,9 +116,12 @@ def _is_local(endpoint: Endpoint, node: Node) -> bool:
 
 
 def _readier(known: Candidate | None, new: Candidate) -> Candidate:
-    if known is None or (new.ready, new.draining) > (known.ready, known.draining):
-        return new
-    return known
+    """Of two equal mentions, the one that knows that the endpoint is here."""
+    return new if known is None or _readiness(new) > _readiness(known) else known
+
+
+def _readiness(candidate: Candidate) -> tuple[bool, bool, bool]:
+    return candidate.ready, candidate.draining, candidate.backend.local
 
 
 def _near(ready: list[Candidate], node: Node) -> list[Candidate]:

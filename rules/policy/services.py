@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -90,28 +90,12 @@ def resolve_service(
     places = _Places(service, node=node, problems=problems)
     ports = [
         _resolve_port(service, port, slices, vip=vip, places=places, node=node, settings=settings, problems=problems)
-        for port in service.ports
-        if _is_usable(port, problems)
+        for port in _usable_ports(service.ports, problems)
         for vip in vips
     ]
     check = _health_check(service, slices, families={family_of(vip) for vip in vips}, node=node, problems=problems)
     told = tuple(dict.fromkeys(problems))
     return ServiceFrontends(service.name, ports=tuple(ports), problems=told, health_check=check)
-
-
-def node_port_destinations(frontends: Frontends, family: Family) -> tuple[str, ...]:
-    """CIDRs in which NodePorts listen (on those of their addresses that are this node's); empty: everywhere on it."""
-    found: dict[str, None] = {}
-    for text in frontends.settings.node_port_addresses:
-        if text == "primary":
-            found.update(dict.fromkeys(of_family(_networks(frontends.node.addresses), family)[:1]))
-        else:
-            found.update(dict.fromkeys(of_family([parse_network(text)], family)))
-    return tuple(found)
-
-
-def _networks(addresses: Iterable[str]) -> list[Network]:
-    return [parse_network(str(address)) for address in _parse_each("node", addresses, parse_address, [])]
 
 
 def _why_skipped(service: Service) -> str:
@@ -126,6 +110,30 @@ def _why_skipped(service: Service) -> str:
     if not any(service.cluster_ips):
         return "it has no ClusterIP yet"
     return ""
+
+
+def _usable_ports(ports: Iterable[ServicePort], problems: list[str]) -> list[ServicePort]:
+    """Those that make sense. Two that claim the same are no two ports: the first is served."""
+    found: list[ServicePort] = []
+    claimed: set[tuple[str, str]] = set()
+    for port in ports:
+        if not _is_usable(port, problems):
+            continue
+        claims = {(f"{field} {value!r}", port.protocol) for field, value in _claims(port)}
+        if taken := min(claimed & claims, default=None):
+            problems.append(f"port {port.port} {port.protocol}: another port has {taken[0]} already")
+            continue
+        claimed |= claims
+        found.append(port)
+    return found
+
+
+def _claims(port: ServicePort) -> Iterator[tuple[str, str | int]]:
+    """What no other port of the Service may have under this protocol."""
+    yield "name", port.name
+    yield "port", port.port
+    if port.node_port:
+        yield "nodePort", port.node_port
 
 
 def _is_usable(port: ServicePort, problems: list[str]) -> bool:
@@ -164,7 +172,7 @@ def _resolve_port(
         protocol=port.protocol,
         cluster=selection.cluster,
         local=selection.local,
-        frontends=(own, *places.frontends(port, family, outside)),
+        frontends=(own, *places.frontends(port, own, family=family, routes=outside)),
         affinity=_affinity(service, problems),
     )
 
@@ -180,23 +188,28 @@ class _Places:
         self._restricted = bool(service.source_ranges)
         self._node = _parse_each("node", node.addresses, parse_address, [])
 
-    def frontends(self, port: ServicePort, family: Family, routes: tuple[Route, ...]) -> list[Frontend]:
-        found = [Frontend(Kind.EXTERNAL_IP, ip, port.port, routes) for ip in _texts(self._external, family)]
-        found += [
-            Frontend(Kind.LOAD_BALANCER, ip, port.port, routes, self._allowed_sources(ip, family))
-            for ip in _texts(self._vips, family)
-        ]
+    def frontends(
+        self, port: ServicePort, own: Frontend, *, family: Family, routes: tuple[Route, ...]
+    ) -> Iterator[Frontend]:
+        """Each address once: one that is an external IP, too, is open to all, whatever it is besides."""
+        taken = {own.address}
+        for kind, addresses in ((Kind.EXTERNAL_IP, self._external), (Kind.LOAD_BALANCER, self._vips)):
+            for ip in _texts(addresses, family):
+                if ip not in taken:
+                    taken.add(ip)
+                    allowed = self._allowed_sources(ip, family) if kind is Kind.LOAD_BALANCER else None
+                    yield Frontend(kind, ip, port.port, routes, allowed)
         if port.node_port:
-            found.append(Frontend(Kind.NODE_PORT, None, port.node_port, routes))
-        return found
+            yield Frontend(Kind.NODE_PORT, None, port.node_port, routes)
 
     def _allowed_sources(self, vip: str, family: Family) -> tuple[str, ...] | None:
-        """The source ranges of a family. Where they contain this node, the VIP itself is allowed too: the node's own
-        connections to an address that it holds come from that address."""
+        """The source ranges of a family; if none is of it, nobody: to name a range is to shut out all others. Where
+        they contain this node, the VIP itself is allowed too: the node's own connections to an address that it holds
+        come from that address."""
         if not self._restricted:
             return None
         ranges = of_family(self._allowed, family)
-        if any(address in network for address in self._node for network in self._allowed):
+        if any(address in network for address in self._node for network in map(parse_network, ranges)):
             ranges += (str(parse_network(vip)),)
         return ranges
 

@@ -87,7 +87,8 @@ class Frontend:
     """One place where a Service port listens. ``address`` None: the node's local addresses (NodePort).
 
     ``routes``: the first whose source fits decides; the last one fits anyone. ``allowed_sources``: CIDRs that may
-    connect (everybody else is dropped, whoever they are); None: everybody may.
+    connect (everybody else is dropped, whoever they are); None: everybody may. Where no route forwards, there is nobody
+    to be guarded, and the routes alone decide: everybody learns that there is no endpoint.
     """
 
     kind: Kind

@@ -11,10 +11,9 @@ from rules.policy import (
     Action,
     Backend,
     Frontend,
-    Frontends,
+    HealthCheck,
     Kind,
     Masquerade,
-    Memo,
     Pool,
     PortFrontends,
     PortName,
@@ -84,6 +83,9 @@ DYING: dict[str, Any] = {"ready": False, "serving": False, "terminating": True}
         ([endpoint(C, here=False, **READY), endpoint(A, **UNREADY)], [C], []),
         ([endpoint(C, here=False, **DRAINING), endpoint(A, **READY)], [A], [A]),
         ([endpoint(B), endpoint(A)], [A, B], [A, B]),
+        ([endpoint(A, ready=False, terminating=True)], [A], [A]),  # an absent condition means serving, too
+        ([endpoint(A, here=False), endpoint(A)], [A], [A]),  # the mention that knows that it is here
+        ([endpoint(A), endpoint(A, here=False)], [A], [A]),
     ],
 )
 def test_usable_endpoints(endpoints: list[Endpoint], cluster: list[str], local: list[str]) -> None:
@@ -144,6 +146,7 @@ def test_cluster_ip() -> None:
         local=(Backend(A, 8080, local=True),),
         frontends=(own,),
     )
+    assert (port.pool(Pool.CLUSTER), port.pool(Pool.LOCAL)) == (port.cluster, port.local)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +204,15 @@ def test_masquerade_of_cluster_ip(settings: Settings, masquerade: Masquerade) ->
     assert routes_of(port_of(A, settings=settings), Kind.CLUSTER_IP)[0].masquerade is masquerade
 
 
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_masquerade_all_is_about_cluster_ips_only(policy: str) -> None:
+    fields: dict[str, Any] = {"node_port": 30001, "external_traffic_policy": policy}
+    everybody = replace(SETTINGS, masquerade_all=True)
+    assert routes_of(port_of(A, **fields), Kind.NODE_PORT) == routes_of(
+        port_of(A, settings=everybody, **fields), Kind.NODE_PORT
+    )
+
+
 def test_without_a_pod_network_nobody_is_a_pod() -> None:
     port = port_of(A, settings=Settings(), node_port=30001, external_traffic_policy="Local")
     assert [route.source for route in routes_of(port, Kind.NODE_PORT)] == [NODE_ITSELF, ANYONE]
@@ -235,17 +247,54 @@ def test_places() -> None:
         (("10.0.0.0/8", " 10.0.0.0/8 "), ("10.0.0.0/8",)),
         (("010.1.2.3/8",), ("10.0.0.0/8",)),  # as Go once read it
         (("192.0.2.0/24",), ("192.0.2.0/24", "203.0.113.1/32")),  # this node is in it
-        (("2001:db8::/32",), ()),  # nobody of this family
+        (("2001:db8::/32",), ()),  # nobody of this family, also if this node has an address in it
+        (("::ffff:192.0.2.0/120",), ("192.0.2.0/24", "203.0.113.1/32")),
         (("nonsense",), ()),  # refuse rather than open
     ],
 )
 def test_source_ranges(ranges: tuple[str, ...], allowed: tuple[str, ...] | None) -> None:
-    port = port_of(A, node_port=30001, load_balancer=(LoadBalancerIngress("203.0.113.1"),), source_ranges=ranges)
+    node = Node("here", ("192.0.2.2", "2001:db8::2"))
+    vip = (LoadBalancerIngress("203.0.113.1"),)
+    port = port_of(A, node=node, node_port=30001, load_balancer=vip, source_ranges=ranges)
     assert {f.kind: f.allowed_sources for f in port.frontends} == {
         Kind.CLUSTER_IP: None,
         Kind.LOAD_BALANCER: allowed,
         Kind.NODE_PORT: None,
     }
+
+
+def test_an_address_is_served_once() -> None:
+    """An external IP is open to all, also if a load balancer has it; a ClusterIP stays one, whatever else it is called."""
+    vip, shared, other = "10.96.0.10", "198.51.100.1", "203.0.113.1"
+    port = port_of(
+        A,
+        vip=vip,
+        external_ips=(shared, vip),
+        load_balancer=tuple(LoadBalancerIngress(ip) for ip in (vip, other, shared)),
+        source_ranges=("10.0.0.0/8",),
+    )
+    assert [(f.kind, f.address, f.allowed_sources) for f in port.frontends] == [
+        (Kind.CLUSTER_IP, vip, None),
+        (Kind.EXTERNAL_IP, shared, None),
+        (Kind.LOAD_BALANCER, other, ("10.0.0.0/8",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        (ServicePort(81, "a"), "port 81 TCP: another port has name 'a' already"),
+        (ServicePort(80, "b"), "port 80 TCP: another port has port 80 already"),
+        (ServicePort(81, "b", node_port=30001), "port 81 TCP: another port has nodePort 30001 already"),
+        (ServicePort(81, "b", node_port=0), None),
+        (ServicePort(80, "a", "UDP", 30001), None),
+    ],
+)
+def test_two_ports_that_claim_the_same(second: ServicePort, problem: str | None) -> None:
+    made = make_service("web", A, ports=(ServicePort(80, "a", node_port=30001), second))
+    found = resolve_frontends(make_snapshot(made)).services[WEB]
+    assert found.problems == ((problem,) if problem else ())
+    assert len(found.ports) == (1 if problem else 2)
 
 
 def test_dual_stack_and_two_protocols() -> None:
@@ -280,14 +329,70 @@ def test_affinity(seconds: int | None, affinity: int | None) -> None:
         (("192.0.2.9/24", "primary"), ("192.0.2.2/32", "192.0.2.0/24"), ("2001:db8::2/128",)),
         (("2001:db8::/32",), (), ("2001:db8::/32",)),
         (("nonsense",), (), ()),
+        (("0.0.0.0/0", "192.0.2.0/24", "::/0"), (), ()),  # everywhere, said in another way
     ],
 )
 def test_node_port_addresses(addresses: tuple[str, ...], v4: tuple[str, ...], v6: tuple[str, ...]) -> None:
-    node = Node("here", ("192.0.2.2", "192.0.2.3", "2001:db8::2", "not an address"))
+    node = Node("here", ("a name", "192.0.2.2", "192.0.2.3", "2001:db8::2"))
     frontends = resolve_frontends(make_snapshot(node=node, settings=Settings(node_port_addresses=addresses)))
     assert node_port_destinations(frontends, Family.IPV4) == v4
     assert node_port_destinations(frontends, Family.IPV6) == v6
     assert bool(frontends.problems) == ("nonsense" in addresses)
+
+
+def test_primary_is_everywhere_in_a_family_that_the_node_has_no_address_of() -> None:
+    frontends = resolve_frontends(make_snapshot(settings=Settings(node_port_addresses=("primary",))))
+    assert node_port_destinations(frontends, Family.IPV4) == ("192.0.2.2/32",)
+    assert node_port_destinations(frontends, Family.IPV6) == ()
+
+
+@pytest.mark.parametrize(
+    ("addresses", "asked_for", "v4", "v6"),
+    [
+        (("127.0.0.1/32", "::1/128"), False, {"0.0.0.0/32"}, {"::/128"}),  # nowhere
+        (("127.0.0.1/32", "::1/128"), True, {"127.0.0.1/32"}, {"::/128"}),
+        (("127.0.0.0/8", "192.0.2.0/24"), False, {"192.0.2.0/24"}, set()),
+        (("126.0.0.0/7",), False, {"126.0.0.0/8"}, set()),
+        (("126.0.0.0/7", "::/126"), True, {"126.0.0.0/8", "127.0.0.0/8"}, {"::/128", "::2/127"}),
+    ],
+)
+def test_node_ports_on_loopback_addresses(
+    addresses: tuple[str, ...], asked_for: bool, v4: set[str], v6: set[str]
+) -> None:
+    settings = Settings(node_port_addresses=addresses, localhost_node_ports=asked_for)
+    frontends = resolve_frontends(make_snapshot(settings=settings))
+    assert set(node_port_destinations(frontends, Family.IPV4)) == v4
+    assert set(node_port_destinations(frontends, Family.IPV6)) == v6
+
+
+# What a load balancer is told about this node.
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "fields", "check"),
+    [
+        ([A, B, endpoint(C, here=False)], {}, HealthCheck(32000, 2)),
+        ([endpoint(A, **DRAINING), endpoint(C, here=False)], {}, HealthCheck(32000, 0)),  # look elsewhere in time
+        ([A], {"ports": (ServicePort(80), ServicePort(443, "s"))}, HealthCheck(32000, 1)),
+        ([], {}, HealthCheck(32000, 0)),
+        ([A], {"cluster_ips": ("nonsense",)}, HealthCheck(32000, 0)),
+        ([A], {"type": "NodePort"}, None),
+        ([A], {"external_traffic_policy": "Cluster"}, None),
+        ([A], {"health_check_node_port": 0}, None),
+        ([A], {"health_check_node_port": 70000}, None),
+    ],
+)
+def test_health_check(endpoints: list[Endpoint], fields: dict[str, Any], check: HealthCheck | None) -> None:
+    asked: dict[str, Any] = {
+        "type": "LoadBalancer",
+        "external_traffic_policy": "Local",
+        "health_check_node_port": 32000,
+        **fields,
+    }
+    found = resolve_frontends(make_snapshot(make_service("web", *endpoints, **asked))).services[WEB]
+    assert found.health_check == check
+    if asked["health_check_node_port"] > 65535:
+        assert found.problems == ("healthCheckNodePort 70000 is not between 1 and 65535",)
 
 
 # What is none of the proxy's business, and what makes no sense.
@@ -334,7 +439,11 @@ def test_a_bad_part_is_left_out_and_told(fields: dict[str, Any], problem: str) -
 
 @pytest.mark.parametrize(
     ("bad", "problem"),
-    [("nowhere", "'nowhere' is not an IP address"), ("fd00::1", "fd00::1 is not an IPv4 address")],
+    [
+        ("nowhere", "'nowhere' is not an IP address"),
+        ("fd00::1", "fd00::1 is not an IPv4 address"),
+        ("fe80::1%eth0", "'fe80::1%eth0' is not an IP address"),  # a link of another machine
+    ],
 )
 def test_a_bad_endpoint_is_left_out_and_told(bad: str, problem: str) -> None:
     found = resolve_frontends(make_snapshot(make_service("web", bad, A))).services[WEB]
@@ -354,29 +463,3 @@ def test_a_bad_target_port_is_told() -> None:
 )
 def test_odd_but_legal_addresses(text: str, canonical: str) -> None:
     assert port_of(A, cluster_ips=(text,)).frontends[0].address == canonical
-
-
-# Memos: only what changed is looked at again, and the answer is the same.
-
-
-def test_memo_returns_the_same_objects() -> None:
-    memo = Memo()
-    web, other = make_service("web", A), make_service("other", B, vip="10.96.0.11")
-    first = resolve_frontends(make_snapshot(web, other), memo)
-    changed = make_service("other", B, C, vip="10.96.0.11")
-    second = resolve_frontends(make_snapshot(web, changed), memo)
-    assert second.services[WEB] is first.services[WEB]
-    assert second == resolve_frontends(make_snapshot(web, changed))
-    equal = resolve_frontends(make_snapshot(make_service("web", A), changed), memo)  # other objects, same meaning
-    assert equal.services[WEB] is first.services[WEB]
-
-
-def test_memo_forgets() -> None:
-    memo = Memo()
-    web = make_service("web", endpoint(A))
-    resolve_frontends(make_snapshot(web, make_service("other", B)), memo)
-    there = Node("elsewhere")
-    moved = resolve_frontends(make_snapshot(web, node=there), memo)
-    assert moved == resolve_frontends(make_snapshot(web, node=there))
-    assert moved.services[WEB].ports[0].local == ()
-    assert resolve_frontends(make_snapshot(node=there), memo) == Frontends(there, SETTINGS)
