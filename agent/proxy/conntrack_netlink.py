@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import socket
 import struct
@@ -34,6 +35,7 @@ GROUP_DESTROY = 3  # NFNLGRP_CONNTRACK_DESTROY
 SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_MEMINFO = 26, 33, 55  # asm-generic/socket.h
 MEMINFO = struct.Struct("=9I")  # linux/sock_diag.h; the last is how many messages found the buffer full
 DATAGRAM = 1 << 16  # bytes; the kernel sends lists in pieces of at most 32 KiB
+EVENT = 1 << 12  # bytes; an entry that ended has a datagram of its own, of some 200
 RECEIVE_BUFFER = 16 << 20  # bytes: a burst of some ten thousand connections that end between two looks
 TIMEOUT = 10.0  # seconds for the kernel to answer
 SYSCTLS = Path("/proc/sys/net/netfilter")  # of the namespace of the thread that looks
@@ -125,25 +127,27 @@ class EndedConnections:
         """Readable when something has ended."""
         return self._socket.fileno()
 
-    def drain(self, limit: int = 1 << 20) -> list[Entry]:
-        """Those that ended since the last time, at most ``limit``; never waits."""
-        found: list[Entry] = []
+    def drain(self, limit: int = 1 << 20) -> Iterator[Entry]:
+        """Those that ended since the last time, at most ``limit``, one by one as they are read; never waits."""
         with _translated("hear of connections that end"):
-            while len(found) < limit:
-                try:
-                    data = self._socket.recv(DATAGRAM)
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
-                    continue  # says that something was lost since the last call; ``lost`` knows how much
-                found += (
-                    wire.parse_entry(data, start, end)
-                    for kind, _, start, end in wire.split_messages(data)
-                    if kind == wire.DELETE
-                )
-        return [entry for entry in found if entry.status & self._status == self._status]
+            for data in itertools.islice(self._datagrams(), limit):
+                for kind, _, start, end in wire.split_messages(data):
+                    if kind == wire.DELETE:
+                        entry = wire.parse_entry(data, start, end)
+                        if entry.status & self._status == self._status:
+                            yield entry
+
+    def _datagrams(self) -> Iterator[bytes]:
+        while True:
+            try:
+                data = self._socket.recv(EVENT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                continue  # something was lost since the last time; ``lost`` knows how much
+            yield data
 
     @property
     def lost(self) -> int:

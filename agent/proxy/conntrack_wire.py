@@ -22,6 +22,7 @@ import functools
 import ipaddress
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -119,10 +120,14 @@ class Entry(NamedTuple):
         return f"{self.protocol_name} {source}:{self.original.source_port} -> {to}:{port} ({at}:{at_port})"
 
 
-@functools.lru_cache(maxsize=4096)
 def text_of(packed: bytes) -> str:
     """An address as the policy writes it."""
-    return str(ipaddress.ip_address(packed))
+    return socket.inet_ntoa(packed) if len(packed) == _SIZES[Family.IPV4] else _text_of_ipv6(packed)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _text_of_ipv6(packed: bytes) -> str:
+    return str(ipaddress.IPv6Address(packed))  # the C library writes some of them otherwise
 
 
 def pack(address: str) -> bytes:
@@ -166,9 +171,9 @@ def parse_entry(data: bytes, start: int = 0, end: int | None = None) -> Entry:
         protocol,
         original,
         _parse_tuple(data, *found[TUPLE_REPLY], family)[1],
-        _number(BE32, data, found.get(ID)),
-        _number(BE32, data, found.get(STATUS)),
-        _number(BE16, data, found.get(ZONE)),
+        _number(4, data, found.get(ID)),
+        _number(4, data, found.get(STATUS)),
+        _number(2, data, found.get(ZONE)),
         _parse_tcp_state(data, found.get(PROTOINFO)),
         _parse_counters(data, found.get(COUNTERS_ORIG)),
         _parse_counters(data, found.get(COUNTERS_REPLY)),
@@ -243,7 +248,7 @@ def _parse_unusual_tuple(data: bytes, start: int, stop: int, family: Family) -> 
     source, destination = (data[begin:end] for begin, end in places)
     if number[0] == number[1] or {len(source), len(destination)} != {_SIZES[family]}:
         raise WireError(f"a direction without IPv{family:d} addresses or protocol")
-    ports = (_number(BE16, data, proto.get(kind)) for kind in (SOURCE_PORT, DESTINATION_PORT))
+    ports = (_number(2, data, proto.get(kind)) for kind in (SOURCE_PORT, DESTINATION_PORT))
     return data[number[0]], Direction(source, destination, *ports)
 
 
@@ -256,24 +261,29 @@ def _parse_counters(data: bytes, place: tuple[int, int] | None) -> Counters:
         if (h1, h2) == _COUNTER_HEADERS:
             return Counters(packets, size)
     found = _attributes(data, start, stop)
-    return Counters(_number(BE64, data, found.get(PACKETS)), _number(BE64, data, found.get(BYTES)))
+    return Counters(_number(8, data, found.get(PACKETS)), _number(8, data, found.get(BYTES)))
 
 
 def _parse_tcp_state(data: bytes, place: tuple[int, int] | None) -> int:
     if place is None:
         return 0
-    tcp = _attributes(data, *place).get(PROTOINFO_TCP)
-    state = _attributes(data, *tcp).get(TCP_STATE) if tcp is not None else None
-    return data[state[0]] if state is not None and state[0] < state[1] else 0
+    start, stop = place
+    if stop - start >= _USUAL_STATE.size:
+        kind, header, state = _USUAL_STATE.unpack_from(data, start)
+        if (kind, header) == _STATE_HEADERS:
+            return int(state)
+    tcp = _attributes(data, start, stop).get(PROTOINFO_TCP)
+    found = _attributes(data, *tcp).get(TCP_STATE) if tcp is not None else None
+    return data[found[0]] if found is not None and found[0] < found[1] else 0
 
 
-def _number(form: struct.Struct, data: bytes, place: tuple[int, int] | None) -> int:
+def _number(size: int, data: bytes, place: tuple[int, int] | None) -> int:
     if place is None:
         return 0
-    if place[1] - place[0] != form.size:
-        raise WireError(f"a number of {place[1] - place[0]} bytes where {form.size} are expected")
-    found: int = form.unpack_from(data, place[0])[0]
-    return found
+    start, stop = place
+    if stop - start != size:
+        raise WireError(f"a number of {stop - start} bytes where {size} are expected")
+    return int.from_bytes(data[start:stop])
 
 
 def _need(kind: int, found: dict[int, tuple[int, int]]) -> tuple[int, int]:
@@ -298,6 +308,8 @@ def _usual_tuple(family: Family) -> tuple[struct.Struct, tuple[int, ...]]:
 
 
 _USUAL_TUPLES = {family: _usual_tuple(family) for family in Family}
+_USUAL_STATE = struct.Struct("=2xHIB3x")
+_STATE_HEADERS = (PROTOINFO_TCP | NESTED, int.from_bytes(ATTRIBUTE.pack(5, TCP_STATE), sys.byteorder))
 _USUAL_COUNTERS = struct.Struct(">IQIQ")
 _COUNTER_HEADERS = (_usual_header(12, PACKETS), _usual_header(12, BYTES))
 

@@ -56,13 +56,14 @@ class Tally:
         self.bytes_in += entry.sent.bytes
         self.bytes_out += entry.received.bytes
 
-    def merge(self, *others: Tally) -> Tally:
-        for other in others:
-            self.connections += other.connections
-            self.open += other.open
-            self.bytes_in += other.bytes_in
-            self.bytes_out += other.bytes_out
-        return self
+    def merge(self, other: Tally) -> None:
+        self.connections += other.connections
+        self.open += other.open
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+
+    def copy(self) -> Tally:
+        return Tally(self.connections, self.open, self.bytes_in, self.bytes_out)
 
     def __bool__(self) -> bool:
         return self.connections > 0
@@ -130,9 +131,6 @@ class _Port:
         for address in (*silent, *spoken[: max(0, len(spoken) - keep)]):
             self.gone.merge(self.tallies.pop(address))
 
-    def total(self) -> Tally:
-        return Tally().merge(self.gone, *self.tallies.values())
-
 
 class Ledger:
     """Adds up ended connections by Service port and endpoint. Not for several threads at once."""
@@ -150,18 +148,19 @@ class Ledger:
         """Services are now these. ``changed``: which may differ from the last time; None: it is looked which do."""
         before, self._services = self._services, frontends.services
         self._node = frozenset(_node_addresses(frontends.node.addresses))
-        for name in before.keys() | self._services.keys() if changed is None else changed:
+        for name in _differing(before, self._services) if changed is None else changed:
             service = self._services.get(name)
-            if service is not before.get(name):
-                self._take(name, service.ports if service is not None else ())
+            self._take(name, service.ports if service is not None else ())
 
-    def add(self, ended: Iterable[Entry]) -> None:
-        """Connections that have ended; those of no Service are left out."""
-        for entry in ended:
+    def add(self, ended: Iterable[Entry]) -> int:
+        """Connections that have ended; those of no Service are left out. Returns how many there were, of any."""
+        number = 0
+        for number, entry in enumerate(ended, 1):  # noqa: B007 - the last number is the answer
             if (name := self._owner(entry)) is not None:
                 port = self._ports[name]
                 tally = port.tallies.get((entry.reply.source, entry.reply.source_port), port.gone)
                 tally.count(entry)
+        return number
 
     def rows(self, live: Iterable[Entry], *, namespace: str = "", service: str = "") -> tuple[PortRow, ...]:
         """Everything counted so far and these ``live`` connections, by Service port; empty: of all."""
@@ -175,7 +174,7 @@ class Ledger:
 
     @property
     def forgotten(self) -> Tally:
-        return Tally().merge(self._forgotten)
+        return self._forgotten.copy()
 
     def _owner(self, entry: Entry) -> PortName | None:
         destination = entry.original.destination
@@ -235,9 +234,18 @@ class Ledger:
             self._forget(self._ports.pop(oldest))
 
     def _forget(self, port: _Port) -> None:
-        self._forgotten.merge(port.total())
+        port.settle(keep=0)
+        self._forgotten.merge(port.gone)
         for place in port.places:
             del self._places[place]
+
+
+def _differing(
+    before: Mapping[ServiceName, ServiceFrontends], after: Mapping[ServiceName, ServiceFrontends]
+) -> list[ServiceName]:
+    """What did not change is the same object (``rules.policy.Memo``)."""
+    found = [name for name, service in after.items() if before.get(name) is not service]
+    return found + [name for name in before if name not in after]
 
 
 def _node_addresses(texts: Iterable[str]) -> Iterator[bytes]:
@@ -267,12 +275,14 @@ def _number(group: Sequence[PortFrontends]) -> int:
 
 
 def _make_row(name: PortName, port: _Port, opened: Mapping[Address, Tally]) -> PortRow:
-    endpoints, gone = [], Tally().merge(port.gone)
-    for address in sorted(port.tallies.keys() | opened.keys()):
-        total = Tally().merge(*(found[address] for found in (port.tallies, opened) if address in found))
-        if (current := address in port.pool) or total.open:
-            endpoints.append(EndpointRow(text_of(address[0]), address[1], current, total))
+    endpoints, gone, total = [], port.gone.copy(), port.gone.copy()
+    for address in sorted(port.tallies.keys() | opened.keys() if opened else port.tallies):
+        tally = port.tallies[address].copy() if address in port.tallies else Tally()
+        if address in opened:
+            tally.merge(opened[address])
+        total.merge(tally)
+        if (current := address in port.pool) or tally.open:
+            endpoints.append(EndpointRow(text_of(address[0]), address[1], current, tally))
         else:
-            gone.merge(total)
-    total = Tally().merge(gone, *(row.total for row in endpoints))
+            gone.merge(tally)
     return PortRow(*name[:2], name.port, port.number, port.protocol, port.exists, total, tuple(endpoints), gone)

@@ -116,14 +116,16 @@ class TrafficMeter:
         if self._ended is None:
             return 0
         try:
-            ended = self._ended.drain(limit)
+            return self._ledger.add(self._noted(self._ended.drain(limit)))
         except ConntrackError as error:
             self._deafen(error)
             return 0
-        self._ledger.add(ended)
-        if self._ended_meanwhile is not None:
-            self._ended_meanwhile.update((entry.id, entry.original) for entry in ended)
-        return len(ended)
+
+    def _noted(self, ended: Iterator[Entry]) -> Iterator[Entry]:
+        for entry in ended:
+            if self._ended_meanwhile is not None:
+                self._ended_meanwhile.add((entry.id, entry.original))
+            yield entry
 
     def _deafen(self, error: ConntrackError) -> None:
         log.error("%s; from now on only living connections are counted", error)

@@ -100,14 +100,14 @@ def test_ended_connections_say_what_they_carried(
     with flows.udp(endpoint, vip) as exchange:
         exchange(100, 1000)
         exchange(10, 20)
-    assert ended.drain() == []
+    assert list(ended.drain()) == []
     [entry] = conntrack.dump(protocols=("UDP",))
     conntrack.delete(entry)
-    [told] = ended.drain()
+    [told] = list(ended.drain())
     assert (told.id, told.destination, told.endpoint) == (entry.id, (vip, PORT), (endpoint, ENDPOINT_PORT))
     assert told.sent == Counters(2, 110 + 2 * header)
     assert told.received == Counters(2, 1020 + 2 * header)
-    assert (ended.drain(), ended.lost) == ([], 0)
+    assert (list(ended.drain()), ended.lost) == ([], 0)
 
 
 def test_other_peoples_connections_are_not_heard_of(
@@ -120,8 +120,8 @@ def test_other_peoples_connections_are_not_heard_of(
             straight(1, 1)
         for entry in conntrack.dump():
             conntrack.delete(entry)
-        assert len(everything.drain()) == 1
-        assert (ended.drain(), ended.lost) == ([], 0)
+        assert len(list(everything.drain())) == 1
+        assert (list(ended.drain()), ended.lost) == ([], 0)
     finally:
         everything.close()
 
@@ -137,12 +137,12 @@ def test_what_was_lost_is_counted(flows: Flows, conntrack: Conntrack) -> None:
                 client.sendto(b"x", (VIPS[4], PORT))
             for entry in conntrack.dump(status=DST_NAT):
                 conntrack.delete(entry)
-            heard = ended.drain()
+            heard = list(ended.drain())
             assert 0 < len(heard) < count
             assert len(heard) + ended.lost == count
             client.sendto(b"x", (VIPS[4], PORT))
             conntrack.delete(conntrack.dump(status=DST_NAT)[0])
-            assert len(ended.drain()) == 1  # it goes on afterwards
+            assert len(list(ended.drain())) == 1  # it goes on afterwards
     finally:
         ended.close()
 
@@ -158,7 +158,7 @@ def test_a_reset_connection_ends_soon(flows: Flows, conntrack: Conntrack, ended:
     deadline = time.monotonic() + 60
     while not found and time.monotonic() < deadline:
         conntrack.dump()  # the kernel looks for expired entries now and then, and whenever somebody lists them
-        found = ended.drain()
+        found = list(ended.drain())
         time.sleep(0.05)
     assert [(entry.endpoint, entry.tcp_state) for entry in found] == [((ENDPOINTS[4][0], ENDPOINT_PORT), 8)]
 
