@@ -113,6 +113,8 @@ def trace_packet(ruleset: Ruleset, packet: Packet) -> tuple[Outcome, ...]:
     beyond = [state for state in states if not is_local(state.packet, state.packet.destination)]
     if not packet.from_node:
         beyond = _through(ruleset, "nat", "POSTROUTING", _through(ruleset, "filter", "FORWARD", beyond))
+    if packet.from_node:
+        here = [replace(state, packet=replace(state.packet, came="lo")) for state in here]
     found = _through(ruleset, "filter", "INPUT", here) + beyond
     return tuple(sorted((_outcome(state) for state in found), key=lambda o: (o.assumed, -o.probability, o.endpoint)))
 
@@ -243,7 +245,7 @@ def _matches(option: str, value: str, state: _State) -> bool:
         case "--src-type":
             return packet.from_node
         case "--ctstate":
-            return "NEW" in value.split(",")
+            return "NEW" in (states := value.split(",")) or ("DNAT" in states and bool(state.endpoint))
         case "--mark":
             bits, mask = (int(part, 16) for part in value.split("/"))
             return state.mark & mask == bits

@@ -106,8 +106,11 @@ def test_what_dice_left_open_goes_on() -> None:
         ("-m addrtype ! --dst-type LOCAL", PACKET),
         ("-m addrtype --src-type LOCAL", Packet(NODE, "10.0.0.1", 80, from_node=True)),
         ("-m mark ! --mark 0x4000/0x4000", PACKET),
+        ("-m conntrack --ctstate RELATED,NEW", PACKET),
+        ("-m conntrack ! --ctstate DNAT,ESTABLISHED", PACKET),
         ("-m set --match-set s src", Packet("192.0.2.1", "10.0.0.1", 80, member_of=frozenset({"s", "t"}))),
         ("-m set ! --match-set s src", PACKET),
+        ("-m recent --set --name s --mask 255.255.255.255 --rsource", PACKET),
         ("-m recent --rcheck --seconds 60 --reap --name s --rsource", Packet("1.1.1.1", "2.2.2.2", 80, member_of=frozenset("s"))),
     ],
 )  # fmt: skip
@@ -189,6 +192,13 @@ def test_what_the_node_sends_to_itself_leaves_and_comes_back() -> None:
     assert (outcome.verdict, outcome.delivered, outcome.masqueraded) == ("REJECT", True, True)
     order = ["nat OUTPUT", "filter OUTPUT", "nat POSTROUTING", "filter INPUT"]
     assert list(dict.fromkeys(f"{step.table} {step.hook}" for step in outcome.steps)) == order
+
+
+def test_conntrack_knows_what_was_rewritten() -> None:
+    drop = "-m conntrack --ctstate DNAT -j DROP"
+    text = table("nat", {"PREROUTING": "KUBE-SERVICES"}, {"KUBE-SERVICES": (DNAT_HERE,)})
+    text += table("filter", {"FORWARD": "KUBE-FORWARD"}, {"KUBE-FORWARD": (drop,)})
+    assert [o.verdict for o in trace_packet(parse_ruleset(text), PACKET)] == ["DROP"]
 
 
 def test_a_hairpin_is_masqueraded() -> None:
