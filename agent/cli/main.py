@@ -10,6 +10,7 @@ from agent.cli.kubectl import commands as kubectl_commands
 from agent.cli.kubectl import register
 from agent.cli.sequence import sequence
 from agent.cli.top import top
+from agent.cli.trace import trace
 
 
 class Sections(click.Group):
@@ -28,7 +29,7 @@ def main() -> None:
     """Real Kubernetes Services on a Linux box."""
 
 
-_NODE = (*node.commands, sequence, top, demo)
+_NODE = (*node.commands, sequence, trace, top, demo)
 for _command in _NODE:
     main.add_command(_command)
 register(main)
