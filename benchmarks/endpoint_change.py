@@ -19,7 +19,7 @@ from netns import namespaces
 from rules.iptables.engines import Engine
 from rules.iptables.engines.libiptc import LibiptcEngine
 from rules.iptables.engines.restore import RestoreEngine
-from rules.policy import Memo, resolve_frontends
+from rules.policy import resolve_frontends
 from rules.snapshot import (
     Endpoint,
     EndpointSlice,
@@ -54,14 +54,14 @@ def main() -> None:
 
 
 def _measure(name: str) -> list[tuple[str, ...]]:
-    engine, memo = ENGINES[name](), Memo()
-    dataplane = Dataplane({Family.IPV4: engine}, run)
+    engine = ENGINES[name]()
+    dataplane = Dataplane({Family.IPV4: engine})
     world = make_world(SERVICES, ENDPOINTS)
     try:
-        first = [_seconds(lambda: dataplane.sync(resolve_frontends(world, memo)))]
+        first = [_seconds(lambda: dataplane.sync(resolve_frontends(world)))]
         changed = [change_one(world, number) for number in range(ROUNDS)]
-        changes = [_seconds(partial(_sync, dataplane, snapshot, memo)) for snapshot in changed]
-        dataplane.check()
+        changes = [_seconds(partial(_sync, dataplane, snapshot)) for snapshot in changed]
+        dataplane.check(thorough=True)
         looks = [_seconds(dataplane.check) for _ in range(LOOKS)]
         engine.cleanup()
     finally:
@@ -70,8 +70,8 @@ def _measure(name: str) -> list[tuple[str, ...]]:
     return [(name, what, *summary(values)) for what, values in times.items()]
 
 
-def _sync(dataplane: Dataplane, snapshot: Snapshot, memo: Memo) -> None:
-    dataplane.sync(resolve_frontends(snapshot, memo))
+def _sync(dataplane: Dataplane, snapshot: Snapshot) -> None:
+    dataplane.sync(resolve_frontends(snapshot))
 
 
 def make_world(services: int, endpoints: int) -> Snapshot:

@@ -131,10 +131,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything at one moment. ``slices`` are grouped by the Service they belong to (``kubernetes.io/service-name``).
-
-    Values that did not change should be the same objects as in the snapshot before: memos compare by identity first.
-    """
+    """Everything, or some Services, at one moment. ``slices`` by their Service (``kubernetes.io/service-name``)."""
 
     node: Node
     settings: Settings = Settings()

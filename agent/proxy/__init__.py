@@ -22,6 +22,7 @@ from typing import Literal
 
 from agent.kube.client import Client
 from agent.proxy.dataplane import Dataplane
+from agent.proxy.host import disable_route_localnet
 from agent.proxy.loop import Proxy
 from agent.proxy.options import Options
 from agent.proxy.snapshots import take_snapshot
@@ -30,10 +31,10 @@ from rules.iptables.diff import Plan, diff_rulesets
 from rules.iptables.engines import Engine, Run
 from rules.iptables.engines.restore import RestoreEngine
 from rules.iptables.lower import lower_frontends
+from rules.iptables.names import MARTIANS
 from rules.iptables.preflight import Choice, make_engine, preflight
 from rules.iptables.ruleset import Ruleset
 from rules.policy import resolve_frontends
-from rules.policy.addresses import family_of, parse_network
 from rules.snapshot import Family, Snapshot
 
 __all__ = ["Options", "cleanup", "dry_run", "make_plan", "preflight", "run"]
@@ -50,8 +51,8 @@ async def run(client: Client, options: Options, *, ready: Callable[[], None]) ->
     log.info("engine %s, variant %s: %s", choice.engine, choice.variant, choice.why)
     for warning in choice.warnings:
         log.warning("%s", warning)
-    engines = {family: make_engine(choice, run_program, family) for family in _families(options)}
-    await Proxy(client, options, dataplane=Dataplane(engines, run_program), ready=ready).run()
+    engines = {family: make_engine(choice, run_program, family) for family in options.families}
+    await Proxy(client, options, dataplane=Dataplane(engines), ready=ready).run()
 
 
 async def dry_run(client: Client, options: Options) -> str:
@@ -69,23 +70,20 @@ def make_plan(snapshot: Snapshot, installed: Ruleset, family: Family = Family.IP
 def cleanup(options: Options, *, run: Run = run_program) -> None:
     """Remove all of podwire's rules from the calling thread's namespace, whichever engine put them there. Blocks."""
     for engine in _installed_engines(run):
+        opened_loopback = MARTIANS in engine.read().filter.chains
         engine.cleanup()
         engine.close()
+        if opened_loopback:
+            disable_route_localnet()
 
 
 def _describe(snapshot: Snapshot, options: Options, choice: Choice) -> str:
     texts = []
-    for family in _families(options):
+    for family in options.families:
         engine = make_engine(choice, run_program, family)
         texts.append(str(make_plan(snapshot, engine.read(), family)))
         engine.close()
     return "\n".join(texts)
-
-
-def _families(options: Options) -> tuple[Family, ...]:
-    """IPv4 always, IPv6 where the pod network has it."""
-    networks = (parse_network(cidr) for cidr in options.cluster_cidrs)
-    return tuple(sorted({Family.IPV4, *(family_of(network) for network in networks)}))
 
 
 def _installed_engines(run: Run) -> Iterator[Engine]:

@@ -3,118 +3,66 @@ address for ever. After each change, entries whose original destination is one o
 endpoint that is no longer usable are deleted; entries of healthy endpoints and other people's are left alone.
 
 (TCP needs no help: a dead endpoint's connections end or reset by themselves.)
+
+This is the pure half; ``conntrack_netlink`` talks to the kernel.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from itertools import chain
 
-from agent.shell import CommandError
-from rules.iptables.engines import Run
-from rules.policy import Action, Frontends, Kind, PortFrontends
+from agent.proxy.conntrack_wire import Entry
+from rules.iptables.adopt import Destination
+from rules.policy import Action, Kind, PortFrontends, ServiceFrontends
 from rules.snapshot import Family
 
-log = logging.getLogger(__name__)
 CONNECTIONLESS = ("UDP", "SCTP")
 
 Address = tuple[str, int]  # address and port
-Place = tuple[str, str | None, int]  # protocol, address (None: this node's, a NodePort) and port
+Usable = frozenset[Address] | None  # None: not known, whoever it was
+Places = Mapping[Destination, Usable]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Flow:
-    """What a conntrack entry says of where it went: to ``destination``, answered by ``endpoint``."""
-
-    protocol: str
-    destination: Address
-    endpoint: Address
-
-
-def parse_flows(text: str) -> Iterator[Flow]:
-    """Entries of ``conntrack -L``: original direction first, then the reply's, each as ``src= dst= sport= dport=``."""
-    for line in text.splitlines():
-        words = line.split()
-        pairs = [word.split("=", 1) for word in words if "=" in word]
-        values = {name: [value for key, value in pairs if key == name] for name in ("src", "dst", "sport", "dport")}
-        if all(len(found) == 2 for found in values.values()):
-            yield Flow(
-                protocol=words[0].upper(),
-                destination=(values["dst"][0], int(values["dport"][0])),
-                endpoint=(values["src"][1], int(values["sport"][1])),
-            )
-
-
-def usable_endpoints(frontends: Frontends, family: Family) -> dict[Place, frozenset[Address]]:
+def usable_endpoints(services: Iterable[ServiceFrontends], family: Family) -> dict[Destination, Usable]:
     """For each connectionless frontend: the endpoints that its connections may be on."""
-    found: dict[Place, frozenset[Address]] = {}
-    for port in frontends.ports(family):
-        if port.protocol in CONNECTIONLESS:
+    ports = chain.from_iterable(service.ports for service in services)
+    found: dict[Destination, Usable] = {}
+    for port in ports:
+        if port.family is family and port.protocol in CONNECTIONLESS:
             found.update(_places(port))
     return found
 
 
-def stale_flows(
-    flows: Iterable[Flow],
-    *,
-    before: Mapping[Place, frozenset[Address]],
-    after: Mapping[Place, frozenset[Address]],
-    node_addresses: Iterable[str],
-) -> list[Flow]:
-    """Those to delete, each kind once."""
+def stale_entries(
+    entries: Iterable[Entry], *, before: Places, after: Places, node_addresses: Iterable[str]
+) -> list[Entry]:
+    """Those to delete. ``before`` and ``after`` speak of the Services that changed; what neither speaks of stays."""
     local = set(node_addresses)
-    return sorted({flow for flow in flows if _is_stale(flow, before, after, local)})
+    return [entry for entry in entries if _is_stale(entry, before, after, local)]
 
 
-def delete_flows(run: Run, flows: Iterable[Flow]) -> int:
-    """Delete these entries; returns how many kinds were found. Raises CommandError."""
-    deleted = 0
-    for flow in flows:
-        try:
-            run(_deletion(flow))
-            deleted += 1
-        except CommandError as error:
-            if "0 flow entries" not in error.output:  # ended by itself meanwhile
-                raise
-    return deleted
-
-
-def list_flows(run: Run, family: Family) -> list[Flow]:
-    """All connectionless entries of this namespace. Raises CommandError."""
-    name = "ipv4" if family is Family.IPV4 else "ipv6"
-    texts = (run(("conntrack", "-L", "-f", name, "-p", protocol.lower())) for protocol in CONNECTIONLESS)
-    return [flow for text in texts for flow in parse_flows(text.decode())]
-
-
-def _places(port: PortFrontends) -> Iterator[tuple[Place, frozenset[Address]]]:
+def _places(port: PortFrontends) -> Iterator[tuple[Destination, Usable]]:
     for frontend in port.frontends:
         pools = {route.pool for route in frontend.routes if route.action is Action.FORWARD}
         usable = frozenset((b.address, b.port) for pool in pools for b in port.pool(pool))
         address = None if frontend.kind is Kind.NODE_PORT else frontend.address
-        yield (port.protocol, address, frontend.port), usable
+        yield Destination(port.protocol, address, frontend.port), usable
 
 
-def _is_stale(
-    flow: Flow,
-    before: Mapping[Place, frozenset[Address]],
-    after: Mapping[Place, frozenset[Address]],
-    local: set[str],
-) -> bool:
-    address, port = flow.destination
-    exact, node_port = (flow.protocol, address, port), (flow.protocol, None, port)
+def _is_stale(entry: Entry, before: Places, after: Places, local: set[str]) -> bool:
+    address, port = entry.destination
+    exact, node_port = (Destination(entry.protocol_name, where, port) for where in (address, None))
     if exact in after:
-        return flow.endpoint not in after[exact]
+        return not _is_on(entry, after[exact])
     if exact in before:
-        return flow.endpoint in before[exact]  # the Service is gone, or this address of it
+        return _is_on(entry, before[exact])  # the Service is gone, or this address of it
     if node_port in after:  # the port alone does not say that the destination was this node
-        ours = address in local or flow.endpoint in before.get(node_port, frozenset())
-        return ours and flow.endpoint not in after[node_port]
-    return flow.endpoint in before.get(node_port, frozenset())
+        ours = address in local or (node_port in before and _is_on(entry, before[node_port]))
+        return ours and not _is_on(entry, after[node_port])
+    return node_port in before and _is_on(entry, before[node_port])
 
 
-def _deletion(flow: Flow) -> tuple[str, ...]:
-    (address, port), (endpoint, endpoint_port) = flow.destination, flow.endpoint
-    original = ("--orig-dst", address, "--orig-port-dst", str(port))
-    reply = ("--reply-src", endpoint, "--reply-port-src", str(endpoint_port))
-    return ("conntrack", "-D", "-p", flow.protocol.lower(), *original, *reply)
+def _is_on(entry: Entry, usable: Usable) -> bool:
+    """Does one of these endpoints answer? Where they are not known: somebody else than was asked?"""
+    return entry.endpoint != entry.destination if usable is None else entry.endpoint in usable

@@ -1,24 +1,31 @@
 """Making the kernel agree: blocking work, done by one thread that lives in the node's network namespace.
 
-State is what is known to be installed; it is committed only after success, and forgotten (read again) after a failure.
+What is wanted is kept up to date Service by Service (``rules.iptables.lower.Lowering``), and each change yields the
+plan that leads from what was wanted to what is: nothing here looks at Services that did not change. As long as the
+kernel is known to hold what was wanted, the plan is carried out as it is; when that is not known (at the start, after a
+failure), what is there is read first. What was done is committed only after success.
 
 If the kernel refuses a change, the change is halved until the Services to blame are alone: the others go on, and those
-to blame keep what they had. They are tried again with every later ``sync``.
+to blame keep what they had. They are tried again when there is nothing else to do.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from agent.proxy import conntrack
-from agent.shell import CommandError
-from rules.iptables.diff import Plan, apply_plan, diff_rulesets
-from rules.iptables.engines import Engine, EngineError, Run
-from rules.iptables.lower import Memo, lower_frontends
-from rules.iptables.ruleset import Ruleset
+from agent.proxy.conntrack_netlink import Conntrack, ConntrackError
+from agent.proxy.host import enable_route_localnet
+from agent.proxy.sentry import Sentry
+from rules.iptables.adopt import Destination, find_destinations
+from rules.iptables.diff import Plan, diff_rulesets
+from rules.iptables.engines import Engine, EngineError
+from rules.iptables.lower import Lowering
+from rules.iptables.ruleset import TABLES, Ruleset
 from rules.policy import Frontends, ServiceFrontends
 from rules.snapshot import Family, ServiceName
 
@@ -27,156 +34,238 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a sync did. ``refused``: Services the kernel would not take, and why. ``rules``: how many were written."""
+    """What a sync did. ``refused``: Services the kernel would not take, and why. ``written``: rules, by family and
+    table. ``ended``: by family, how many stale connections, and the seconds it took to find them."""
 
     applied: frozenset[ServiceName] = frozenset()
     refused: Mapping[ServiceName, str] = field(default_factory=dict)
-    rules: int = 0
+    written: Mapping[Family, Mapping[str, int]] = field(default_factory=dict)
+    ended: Mapping[Family, tuple[int, float]] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def rules(self) -> int:
+        """How many were written in all."""
+        return sum(count for tables in self.written.values() for count in tables.values())
+
+
+class _Step(NamedTuple):
+    """What to bring about: these Services (None: gone), and with ``basis`` other settings for all."""
+
+    services: Mapping[ServiceName, ServiceFrontends | None]
+    basis: Frontends | None = None
 
 
 class Dataplane:
     """One engine per family. Every method raises EngineError, after which the next call starts by reading."""
 
-    def __init__(self, engines: Mapping[Family, Engine], run: Run) -> None:
-        self._engines, self._run = engines, run
-        self._memos = {family: Memo() for family in engines}
-        self._installed: dict[Family, Ruleset] = {}
-        self._done: Frontends | None = None
-        self._verified: dict[Family, tuple[int, int]] = {}  # what was read and found to be as wanted
-        self._written = 0
-        self._conntrack_missing = False
+    def __init__(self, engines: Mapping[Family, Engine]) -> None:
+        self._engines = engines
+        self._lowerings = {family: Lowering(family) for family in engines}
+        self._sentry = Sentry(engines)
+        self._trusted: set[Family] = set()  # the kernel holds what the lowering wants
+        self._basis: Frontends | None = None
+        self._done: dict[ServiceName, ServiceFrontends] = {}
+        self._refused: dict[ServiceName, ServiceFrontends | None] = {}  # as they were wanted
+        self._adopted: dict[Family, frozenset[Destination]] = {}  # until the first sync is through
+        self._written: dict[Family, dict[str, int]] = {}
+        self._conntrack_told = False
 
-    def sync(self, wanted: Frontends) -> Outcome:
-        """Bring the kernel to ``wanted``, as far as it lets us."""
-        began, self._written = time.monotonic(), 0
-        base = self._done or replace(wanted, services={})
-        pending = _pending(base, wanted)
-        refused: dict[ServiceName, str] = {}
-        try:
-            self._commit(wanted)
-        except EngineError as error:
-            log.warning("%s: looking for the Services to blame among %d", error, len(pending))
-            self._commit(base)  # if not even this works, no Service is to blame
-            refused = self._isolate(wanted, pending, error)
+    def sync(self, wanted: Frontends, *, changed: Collection[ServiceName] | None = None) -> Outcome:
+        """Bring the kernel to ``wanted``, as far as it lets us.
+
+        ``changed``: only these Services are other than at the last call, and settings are the same; those that
+        ``wanted`` does not have are gone. None: anything may be. Nothing changed: those that were refused have another
+        chance.
+        """
+        began = time.monotonic()
+        self._written = {family: dict.fromkeys(TABLES, 0) for family in self._engines}
+        step = self._step(wanted, changed)
+        before = self._done_of(step)
+        refused = self._bring_about(step)
+        for name, service in step.services.items():
+            self._refused.pop(name, None)
+            if name in refused:
+                self._refused[name] = service
         return Outcome(
-            applied=frozenset(pending - refused.keys()),
+            applied=frozenset(step.services.keys() - refused.keys()),
             refused=refused,
-            rules=self._written,
+            written=self._written,
+            ended={family: self._end_stale(family, before, self._done_of(step)) for family in self._engines},
             seconds=time.monotonic() - began,
         )
 
-    def check(self) -> Plan:
-        """Compare with the kernel and repair what somebody else changed; the plan says what had to be done."""
-        if self._done is None:
+    @property
+    def refused(self) -> Collection[ServiceName]:
+        """Services of which the kernel holds something else than was wanted."""
+        return self._refused.keys()
+
+    def check(self, *, thorough: bool = False) -> Plan:
+        """Repair what somebody else changed; the plan says what had to be done. Looks only where the kernel announced
+        a change, unless ``thorough``."""
+        if self._basis is None:
             return Plan()
         found: list[Plan] = []
-        for family, engine in self._engines.items():
-            seen = engine.read()
-            if self._verified.get(family) == (id(seen), id(self._done)):
-                continue
-            plan = diff_rulesets(seen, self._lower(self._done, family))
+        for family, lowering in self._lowerings.items():
+            wanted = lowering.ruleset
+            plan = self._sentry.look(family, wanted, thorough=thorough)
             if plan:
-                self._carry_out(family, plan, seen)
+                self._trusted.discard(family)
+                self._engines[family].apply(plan)
+                self._trusted.add(family)
                 found.append(plan)
-            else:
-                self._verified[family] = (id(seen), id(self._done))
+        self._sentry.account()
         return Plan(tuple(table for plan in found for table in plan.tables))
 
-    def rules(self) -> dict[str, int]:
-        """How many rules are installed, by table."""
-        counts = {"filter": 0, "nat": 0}
-        for ruleset in self._installed.values():
-            for table in counts:
-                counts[table] += sum(len(rules) for rules in ruleset.table(table).chains.values())
-        return counts
+    def watched(self) -> list[int]:
+        """Descriptors that become readable when somebody writes to the tables."""
+        return self._sentry.descriptors()
+
+    def rules(self) -> dict[Family, dict[str, int]]:
+        """How many rules are installed, by family and table."""
+        return {family: dict(lowering.rules) for family, lowering in self._lowerings.items()}
 
     def close(self) -> None:
         """Let go of the kernel. Rules stay."""
+        self._sentry.close()
         for engine in self._engines.values():
             engine.close()
 
-    def _isolate(self, wanted: Frontends, pending: set[ServiceName], error: EngineError) -> dict[ServiceName, str]:
-        """``pending`` was refused with ``error``: apply what can be applied of it, return the Services to blame."""
-        if len(pending) <= 1:
-            return {name: str(error) for name in pending}
+    def _step(self, wanted: Frontends, changed: Collection[ServiceName] | None) -> _Step:
+        """What of all this differs from what was done."""
+        if changed is None or self._basis is None:
+            names = self._done.keys() | wanted.services.keys()
+            basis = replace(wanted, services={})
+            return _Step(self._pending(names, wanted.services), None if basis == self._basis else basis)
+        if not changed:
+            return _Step(dict(self._refused))
+        return _Step(self._pending(changed, wanted.services))
+
+    def _pending(
+        self, names: Collection[ServiceName], wanted: Mapping[ServiceName, ServiceFrontends]
+    ) -> dict[ServiceName, ServiceFrontends | None]:
+        found = {name: wanted.get(name) for name in names}
+        return {n: s for n, s in found.items() if n in self._refused or _ports(s) != _ports(self._done.get(n))}
+
+    def _done_of(self, step: _Step) -> list[ServiceFrontends]:
+        """The Services of a step as the kernel has them."""
+        return [self._done[name] for name in step.services if name in self._done]
+
+    def _bring_about(self, step: _Step) -> dict[ServiceName, str]:
+        """As much of it as the kernel takes; returns what it refused, and why."""
+        try:
+            self._commit(step)
+        except EngineError as error:
+            log.warning("%s: looking for the Services to blame among %d", error, len(step.services))
+            self._commit(_Step({}, step.basis or self._basis))  # if not even this works, no Service is to blame
+            return self._isolate(step, error)
+        return {}
+
+    def _isolate(self, step: _Step, error: EngineError) -> dict[ServiceName, str]:
+        """``step`` was refused with ``error``: take of it what can be taken, return the Services to blame."""
+        if len(step.services) <= 1:
+            return {name: str(error) for name in step.services}
         refused: dict[ServiceName, str] = {}
-        for half in _halves(pending):
+        for half in _halves(step):
             try:
-                self._commit(_with(self._done or replace(wanted, services={}), wanted, half))
+                self._commit(half)
             except EngineError as reason:
-                refused |= self._isolate(wanted, half, reason)
+                refused |= self._isolate(half, reason)
         return refused
 
-    def _commit(self, frontends: Frontends) -> None:
-        """All families to ``frontends``, then connections that lost their endpoint."""
-        for family in self._engines:
-            self._apply(family, self._lower(frontends, family))
-        before, self._done = self._done, frontends
-        for family in self._engines:
-            self._end_stale_flows(family, before, frontends)
-
-    def _lower(self, frontends: Frontends, family: Family) -> Ruleset:
-        return lower_frontends(frontends, family, self._memos[family])
-
-    def _apply(self, family: Family, wanted: Ruleset) -> None:
-        """A plan made from what was true no more is made again; one that fits and is refused is the plan's fault."""
-        known = self._installed.get(family)
-        installed = self._engines[family].read() if known is None else known
+    def _commit(self, step: _Step) -> None:
+        """All families. On failure nothing is believed of the kernel, and what is wanted is again what was."""
+        basis = step.basis or self._basis
+        assert basis is not None
         try:
-            self._carry_out(family, diff_rulesets(installed, wanted), installed)
+            if step.basis is not None and step.basis.settings.localhost_node_ports:
+                enable_route_localnet()
+            for family in self._engines:
+                self._carry_out(family, self._follow(family, step, basis))
+        except EngineError:
+            self._trusted.clear()
+            self._take_back(step)
+            raise
+        self._basis = basis
+        for name, service in step.services.items():
+            self._done.pop(name, None)
+            if service is not None:
+                self._done[name] = service
+        self._sentry.account()
+
+    def _follow(self, family: Family, step: _Step, basis: Frontends) -> Plan:
+        lowering = self._lowerings[family]
+        services = {name: service for name, service in step.services.items() if service is not None}
+        if step.basis is None:
+            return lowering.update(replace(basis, services=services), changed=step.services.keys())
+        unchanged = {name: service for name, service in self._done.items() if name not in step.services}
+        return lowering.update(replace(basis, services={**unchanged, **services}))
+
+    def _take_back(self, step: _Step) -> None:
+        for family, lowering in self._lowerings.items():
+            if self._basis is None:
+                self._lowerings[family] = Lowering(family)
+            elif step.basis is None:
+                before = {service.name: service for service in self._done_of(step)}
+                lowering.update(replace(self._basis, services=before), changed=step.services.keys())
+            else:
+                lowering.update(replace(self._basis, services=self._done))
+
+    def _carry_out(self, family: Family, plan: Plan) -> None:
+        """A plan made from what was true no more is made again; one that fits and is refused is the plan's fault."""
+        engine, lowering = self._engines[family], self._lowerings[family]
+        if family not in self._trusted:
+            plan = diff_rulesets(self._read(family), lowering.ruleset)
+        self._trusted.discard(family)
+        try:
+            self._sentry.apply(family, plan)
         except EngineError as error:
-            found = self._engines[family].read()
-            if found == installed:
+            again = diff_rulesets(engine.read(), lowering.ruleset)
+            if again == plan:
                 raise
             log.info("somebody else changed our rules meanwhile, planning again (%s)", error)
-            self._carry_out(family, diff_rulesets(found, wanted), found)
+            plan = again
+            self._sentry.apply(family, plan)
+        self._trusted.add(family)
+        for table in plan.tables:
+            self._written[family][table.table] += table.rules
 
-    def _carry_out(self, family: Family, plan: Plan, installed: Ruleset) -> None:
-        self._installed.pop(family, None)
-        if plan:
-            self._engines[family].apply(plan)
-        self._installed[family] = apply_plan(plan, installed)
-        self._written += plan.rules
+    def _read(self, family: Family) -> Ruleset:
+        """What is installed. The first time this is all that is known of what an earlier proxy did."""
+        found = self._engines[family].read()
+        if self._basis is None:
+            self._adopted.setdefault(family, find_destinations(found, *conntrack.CONNECTIONLESS))
+        return found
 
-    def _end_stale_flows(self, family: Family, before: Frontends | None, after: Frontends) -> None:
-        """Only if a connectionless frontend changed. A host without the conntrack program is told of once."""
-        old = conntrack.usable_endpoints(before, family) if before is not None else {}
+    def _end_stale(
+        self, family: Family, before: Iterable[ServiceFrontends], after: Iterable[ServiceFrontends]
+    ) -> tuple[int, float]:
+        """Only if a connectionless frontend changed. Returns how many connections were ended, and the seconds."""
+        began = time.monotonic()
+        old: dict[Destination, conntrack.Usable] = dict.fromkeys(self._adopted.pop(family, ()))
+        old |= conntrack.usable_endpoints(before, family)
         new = conntrack.usable_endpoints(after, family)
-        if old == new or self._conntrack_missing:
-            return
+        if old == new or self._basis is None:
+            return 0, 0.0
         try:
-            flows = conntrack.list_flows(self._run, family)
-            stale = conntrack.stale_flows(flows, before=old, after=new, node_addresses=after.node.addresses)
-            conntrack.delete_flows(self._run, stale)
-        except CommandError as error:
-            self._conntrack_missing = error.code is None
-            log.warning("cannot end UDP connections to endpoints that are gone (package conntrack?): %s", error)
+            with Conntrack() as kernel:
+                entries = kernel.dump(family, conntrack.CONNECTIONLESS)
+                addresses = self._basis.node.addresses
+                stale = conntrack.stale_entries(entries, before=old, after=new, node_addresses=addresses)
+                return sum(kernel.delete(entry) for entry in stale), time.monotonic() - began
+        except ConntrackError as error:
+            if not self._conntrack_told:
+                log.warning("cannot end UDP connections to endpoints that are gone: %s", error)
+            self._conntrack_told = True
+            return 0, time.monotonic() - began
 
 
-def _pending(base: Frontends, wanted: Frontends) -> set[ServiceName]:
-    """The Services whose rules may differ."""
-    names = base.services.keys() | wanted.services.keys()
-    return {name for name in names if _ports(base, name) != _ports(wanted, name)}
+def _ports(service: ServiceFrontends | None) -> object:
+    return service.ports if service is not None else ()
 
 
-def _ports(frontends: Frontends, name: ServiceName) -> object:
-    found = frontends.services.get(name)
-    return found.ports if found is not None else ()
-
-
-def _halves(names: set[ServiceName]) -> tuple[set[ServiceName], set[ServiceName]]:
-    ordered = sorted(names)
+def _halves(step: _Step) -> tuple[_Step, _Step]:
+    ordered = sorted(step.services)
     middle = len(ordered) // 2
-    return set(ordered[:middle]), set(ordered[middle:])
-
-
-def _with(base: Frontends, wanted: Frontends, names: set[ServiceName]) -> Frontends:
-    """``base`` with these Services as ``wanted`` has them."""
-    services: dict[ServiceName, ServiceFrontends] = dict(base.services)
-    for name in names:
-        if name in wanted.services:
-            services[name] = wanted.services[name]
-        else:
-            services.pop(name, None)
-    return replace(wanted, services=services)
+    first, second = ({name: step.services[name] for name in part} for part in (ordered[:middle], ordered[middle:]))
+    return _Step(first), _Step(second)

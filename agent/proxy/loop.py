@@ -1,9 +1,9 @@
-"""The proxy's loop: informers fill a World; each tick, a Snapshot goes down the pipeline, and the kernel follows.
+"""The proxy's loop: informers fill a World; each tick, what is news goes down the pipeline, and the kernel follows.
 
 Nothing is written before Services and EndpointSlices are both known completely: half a picture would refuse connections
 that worked. Events that come while a sync runs are served together by the next one; there is never more than one at a
-time. A sync that fails is tried again after 1, 2, 4 ... 30 seconds. Between changes the rules are compared with the
-kernel's and repaired, every two seconds or less often where reading them is expensive.
+time. A sync that fails is tried again after 1, 2, 4 ... 30 seconds. When the kernel tells that somebody else wrote to
+the tables, our rules among those touched are compared and repaired; now and then all of them are, whatever was told.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from lightkube.resources.core_v1 import Node as NodeResource
 from lightkube.resources.core_v1 import Service as ServiceResource
@@ -25,22 +26,25 @@ from agent.kube.informer import Change, Informer, resource_path
 from agent.kube.tick import Tick
 from agent.proxy.dataplane import Dataplane, Outcome
 from agent.proxy.decode import OwnedSlice, OwnNode, decode_node, decode_service, decode_slice
-from agent.proxy.healthchecks import HealthChecks, listening_ranges, wanted_checks
+from agent.proxy.healthchecks import HealthChecks, listening_ranges, revise_checks
 from agent.proxy.metrics import Metrics
 from agent.proxy.options import Options
+from agent.proxy.traffic_meter import TrafficCollector, TrafficMeter, routes
 from agent.proxy.web import Health, serve
 from agent.proxy.world import World
 from agent.telemetry import PROXY_SAW, RULES_IN_KERNEL, Timeline
+from rules.iptables.diff import Plan
 from rules.iptables.engines import EngineError
-from rules.policy import Frontends, Memo, resolve_frontends
-from rules.snapshot import Service, ServiceName
+from rules.policy import Frontends, HealthCheck, resolve_frontends
+from rules.snapshot import Node, Service, ServiceName
 
 log = logging.getLogger(__name__)
 
 RETRY = (1.0, 30.0)  # seconds: the first pause after a failure, the last
-CHECK = 2.0  # seconds between two looks at the kernel, at least
-CHECK_SHARE = 0.02  # of one CPU, for looking, at most
-CHECK_LIMIT = 300.0
+LOOK = (30.0, 600.0)  # seconds between two looks at all of the rules, at least and at most
+LOOK_SHARE = 0.01  # of one CPU, for looking, at most
+MANY_RULES = 200  # beyond which a repair is not told rule by rule
+TOLD = (0.02, 1.0)  # seconds between two looks at what the kernel told of, at least and at most
 
 
 @dataclass(slots=True)
@@ -62,16 +66,20 @@ class Proxy:
         self._recorder = Recorder(client, "podwire-proxy", host=options.node_name)
         self._metrics = Metrics(options.families)
         self._health = Health(options.health_timeout)
+        self._meter = TrafficMeter()
+        self._metrics.registry.register(TrafficCollector(self._meter))
         self._checks = HealthChecks(
             is_healthy=lambda: self._health.is_healthy, tell=self._check_failed, count=self._metrics.health_check_ports
         )
-        self._memo = Memo()
+        self._serving = Frontends(Node(options.node_name))
+        self._wanted_checks: Mapping[ServiceName, HealthCheck] = {}
         self._notes = _Notes()
         self._known: dict[ServiceName, str] = {}  # the uid of each Service that was seen together with its endpoints
         self._complained: dict[ServiceName, tuple[str, ...]] = {}
         self._is_live = False  # what came with the first lists is not news
         self._settled = False
-        self._check_pause = CHECK
+        self._descriptors: list[int] = []
+        self._look_pause, self._told_pause = LOOK[0], TOLD[0]
         self._last_repair = ""
 
     async def run(self) -> None:
@@ -86,49 +94,87 @@ class Proxy:
         with ThreadPoolExecutor(1, thread_name_prefix="xtables") as thread:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for task in (services.run(), slices.run(), nodes.run(), self._recorder.run(), self._checks.run()):
-                        group.create_task(task)
+                    for informer in (services, slices, nodes):
+                        group.create_task(informer.run())
+                    for part in (self._recorder, self._checks, self._meter):
+                        group.create_task(part.run())
                     addresses = [address for address in (self._options.web, self._options.healthz) if address]
-                    group.create_task(serve(addresses, self._health, self._metrics))
+                    group.create_task(serve(addresses, self._health, self._metrics, routes(self._meter)))
                     await asyncio.gather(*(informer.synced.wait() for informer in (services, slices, nodes)))
                     await self._follow(thread)
             finally:
+                self._deaf()
                 thread.submit(self._dataplane.close)
+                self._meter.close()
 
     async def _follow(self, thread: ThreadPoolExecutor) -> None:
-        """Sync when something changed or has to be tried again; look at the kernel in between."""
-        pause, changed = RETRY[0], True
+        """Sync when something changed or has to be tried again; look at the kernel when it told of something, or when
+        nothing happened for long."""
+        pause, poked = RETRY[0], True
         while True:
+            self._deaf()
             try:
-                if changed or not self._settled:
+                if self._world.has_news or not self._settled:
                     self._settled = await self._sync(thread)
                 else:
-                    await self._check(thread)
+                    await self._check(thread, thorough=not poked)
             except EngineError as error:
                 log.error("%s: trying again in %g s", error, pause)
                 self._settled = False
-            changed = await self._tick.wait(self._check_pause if self._settled else pause)
-            pause = RETRY[0] if self._settled or changed else min(pause * 2, RETRY[1])
+            self._listen()
+            poked = await self._tick.wait(self._look_pause if self._settled else pause)
+            pause = RETRY[0] if self._settled or poked else min(pause * 2, RETRY[1])
 
     async def _sync(self, thread: ThreadPoolExecutor) -> bool:
         """One change of the kernel. False if some Services were refused and have to be tried again."""
         notes, self._notes = self._notes, _Notes()
-        frontends = resolve_frontends(self._world.snapshot(), self._memo)
+        news = self._world.take_news()
+        part = resolve_frontends(news.snapshot)
         self._metrics.began()
         began = time.monotonic()
+        sync = partial(self._dataplane.sync, part, changed=news.changed)
         try:
-            outcome = await asyncio.get_running_loop().run_in_executor(thread, self._dataplane.sync, frontends)
+            outcome = await asyncio.get_running_loop().run_in_executor(thread, sync)
         except EngineError:
+            self._world.give_back(news)
             self._notes.fresh |= notes.fresh
             self._notes.triggered += notes.triggered
             for family in self._options.families:
                 self._metrics.failed(family, time.monotonic() - began, full=not self._settled)
             raise
-        self._report(frontends, outcome, notes)
+        self._remember(part, news.changed)
+        self._report(part, outcome, notes)
         self._is_live = True
         ready, self._ready = self._ready, _nothing
         ready()
-        return not outcome.refused
+        return not self._dataplane.refused
+
+    def _remember(self, part: Frontends, changed: frozenset[ServiceName] | None) -> None:
+        """Keep what is served up to date, for those who ask: they look at it from other threads, so it is a new value
+        each time (copying a mapping of 10,000 takes 50 us, looking into it would take longer)."""
+        services = dict(self._serving.services)
+        for name in services.keys() - part.services.keys() if changed is None else changed:
+            services.pop(name, None)
+        services.update(part.services)
+        revised = services.keys() | self._wanted_checks.keys() if changed is None else changed
+        self._serving = replace(part, services=services)
+        self._wanted_checks = revise_checks(self._wanted_checks, self._serving, revised)
+        self._meter.follow(self._serving, changed)
+
+    def _listen(self) -> None:
+        """Be told when somebody writes to the tables: once, until the next look."""
+        self._descriptors = self._dataplane.watched()
+        for descriptor in self._descriptors:
+            asyncio.get_running_loop().add_reader(descriptor, self._was_told)
+
+    def _was_told(self) -> None:
+        self._deaf()
+        asyncio.get_running_loop().call_later(self._told_pause, self._tick.poke)
+
+    def _deaf(self) -> None:
+        for descriptor in self._descriptors:
+            asyncio.get_running_loop().remove_reader(descriptor)
+        self._descriptors = []
 
     def _report(self, frontends: Frontends, outcome: Outcome, notes: _Notes) -> None:
         """Tell everybody who wants to know: the log, the timeline, metrics, health, and the objects concerned."""
@@ -136,36 +182,41 @@ class Proxy:
         if outcome.rules or outcome.applied:
             count = len(outcome.applied)
             log.info("%d Services changed, %d rules written, %.0f ms", count, outcome.rules, outcome.seconds * 1e3)
-        for family in self._options.families:
-            first = family is self._options.families[0]  # Outcome counts the rules of all families together
+        installed = self._dataplane.rules()
+        for family in installed:
             self._metrics.synced(
                 family,
                 outcome.seconds,
                 full=not self._settled,
-                written={"nat": outcome.rules} if first else {},
-                installed=self._dataplane.rules() if first else {},
+                written=outcome.written[family],
+                installed=installed[family],
             )
-        self._metrics.committed(frontends, triggered=notes.triggered, refused=len(outcome.refused))
-        self._checks.update(wanted_checks(frontends), listening_ranges(frontends))
+            ended, took = outcome.ended[family]
+            self._metrics.conntrack_reconciled(family, took, deleted=ended)
+        self._metrics.committed(self._serving, triggered=notes.triggered, refused=len(self._dataplane.refused))
+        self._checks.update(self._wanted_checks, listening_ranges(self._serving))
         self._health.synced()
         for name in sorted(notes.fresh - outcome.refused.keys()):
             self._timeline.mark(RULES_IN_KERNEL, *name, at=now)
         for problem in frontends.problems:
             log.warning("settings: %s", problem)
-        self._complain(frontends, outcome)
+        self._complain(frontends.services, outcome)
 
-    def _complain(self, frontends: Frontends, outcome: Outcome) -> None:
+    def _complain(self, changed: Iterable[ServiceName], outcome: Outcome) -> None:
         """Events on Services of which something cannot be served; each complaint once, until it changes."""
-        found = {name: service.problems for name, service in frontends.services.items() if service.problems}
-        for name, reason in outcome.refused.items():
-            found[name] = (*found.get(name, ()), reason)
-        for name in sorted(found):
-            if self._complained.get(name) != found[name]:
+        for name in sorted({*changed, *outcome.refused, *outcome.applied}):
+            service = self._serving.services.get(name)
+            problems = service.problems if service is not None else ()
+            if name in outcome.refused:
+                problems += (outcome.refused[name],)
+            if problems and self._complained.get(name) != problems:
                 reason = "RulesRefused" if name in outcome.refused else "NotServed"
-                message = "cannot serve all of this Service: " + "; ".join(found[name])
+                message = "cannot serve all of this Service: " + "; ".join(problems)
                 log.warning("%s: %s", name, message)
                 self._recorder.event(Ref("Service", *name, uid=self._world.uid(name)), "Warning", reason, message)
-        self._complained = found
+            self._complained.pop(name, None)
+            if problems:
+                self._complained[name] = problems
 
     def _check_failed(self, name: ServiceName, message: str) -> None:
         """A health check port that cannot be had. The reason is kube-proxy's."""
@@ -173,21 +224,23 @@ class Proxy:
         ref = Ref("Service", *name, uid=self._world.uid(name))
         self._recorder.event(ref, "Warning", "FailedToStartServiceHealthcheck", message)
 
-    async def _check(self, thread: ThreadPoolExecutor) -> None:
-        """Repair what somebody changed. A repair that does not hold is not repeated at full speed: perhaps this
-        iptables prints rules in another form than it was given them."""
+    async def _check(self, thread: ThreadPoolExecutor, *, thorough: bool) -> None:
+        """Repair what somebody changed. A repair that does not hold is not repeated at full speed: somebody else has
+        the opposite in mind, or this iptables prints rules in another form than it was given them."""
         began = time.monotonic()
-        plan = await asyncio.get_running_loop().run_in_executor(thread, self._dataplane.check)
+        check = partial(self._dataplane.check, thorough=thorough)
+        plan = await asyncio.get_running_loop().run_in_executor(thread, check)
         elapsed = time.monotonic() - began
-        pause = min(CHECK_LIMIT, max(CHECK, elapsed / CHECK_SHARE))
         self._metrics.checked(elapsed, repaired=bool(plan))
-        if plan:
-            again, self._last_repair = str(plan) == self._last_repair, str(plan)
-            pause = min(CHECK_LIMIT, self._check_pause * 2) if again else pause
-            log.warning("somebody changed our rules; repaired (next look in %.0f s):\n%s", pause, plan)
+        text = _brief(plan) if plan else ""
+        again, self._last_repair = bool(text) and text == self._last_repair, text or self._last_repair
+        if thorough:
+            least = self._look_pause * 2 if again else max(LOOK[0], elapsed / LOOK_SHARE)
+            self._look_pause = min(LOOK[1], least)
         else:
-            self._last_repair = ""
-        self._check_pause = pause
+            self._told_pause = min(TOLD[1], self._told_pause * 2 if again else max(TOLD[0], elapsed * 2))
+        if plan:
+            log.warning("somebody changed our rules; repaired:\n%s", text)
 
     def _on_service(self, change: Change[Service]) -> None:
         name = self._world.take_service(change)
@@ -218,6 +271,13 @@ class Proxy:
         self._metrics.queued()
         self._health.queued()
         self._tick.poke()
+
+
+def _brief(plan: Plan) -> str:
+    """A plan for the log: a flushed table is not told rule by rule."""
+    if plan.rules > MANY_RULES:
+        return "\n".join(f"{table.table}: {len(table.chains)} chains, {table.rules} rules" for table in plan.tables)
+    return str(plan)
 
 
 def _nothing() -> None:

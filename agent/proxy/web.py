@@ -7,6 +7,7 @@ node is about to go (KEP-3836): connections that are here go on, new ones had be
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -55,15 +56,15 @@ class Health:
         return {"lastUpdated": _timestamp(updated), "currentTime": _timestamp(now), "healthy": healthy}
 
 
-async def serve(addresses: Iterable[str], health: Health, metrics: Metrics) -> None:
+async def serve(addresses: Iterable[str], health: Health, metrics: Metrics, routes: Iterable[Route] = ()) -> None:
     """Serve on each ``host:port`` until cancelled. One that is taken is told; Services do not depend on this."""
     opened = [_open(address) for address in addresses]
     sockets = [sock for sock in opened if sock is not None]
     if sockets:
-        await serve_app(make_app(health, metrics), sockets)
+        await serve_app(make_app(health, metrics, routes), sockets)
 
 
-def make_app(health: Health, metrics: Metrics) -> Starlette:
+def make_app(health: Health, metrics: Metrics, routes: Iterable[Route] = ()) -> Starlette:
     async def ready(request: Request) -> Response:
         code = 200 if health.is_healthy and health.node_eligible else 503
         metrics.probed("healthz", code)
@@ -75,9 +76,11 @@ def make_app(health: Health, metrics: Metrics) -> Starlette:
         return JSONResponse(health.body(), code, HEADERS)
 
     async def exposition(request: Request) -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        text = await asyncio.to_thread(generate_latest, metrics.registry)  # some of it asks the kernel
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(routes=[Route("/healthz", ready), Route("/livez", alive), Route("/metrics", exposition)])
+    own = [Route("/healthz", ready), Route("/livez", alive), Route("/metrics", exposition)]
+    return Starlette(routes=[*own, *routes])
 
 
 def _open(address: str) -> socket.socket | None:

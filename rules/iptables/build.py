@@ -1,70 +1,54 @@
-"""Making rules: words in the order in which ``iptables-save`` prints them, each with a comment."""
+"""Making rules: text in the order in which ``iptables-save`` prints it, each rule with a comment."""
 
 from __future__ import annotations
 
-from rules.iptables.ruleset import OWNER, Rule, shorten_comment
-from rules.policy.addresses import parse_network
+from rules.iptables.ruleset import OWNER, Rule, quote_comment, shorten_comment
 
 MARK = "0x4000"  # kube-proxy's masquerade bit (14), so that both name the same packets
-LOCAL_DESTINATION = ("-m", "addrtype", "--dst-type", "LOCAL")
-LOCAL_SOURCE = ("-m", "addrtype", "--src-type", "LOCAL")
-NEW = ("-m", "conntrack", "--ctstate", "NEW")
+LOCAL_DESTINATION = "-m addrtype --dst-type LOCAL"
+LOCAL_SOURCE = "-m addrtype --src-type LOCAL"
+NEW = "-m conntrack --ctstate NEW"
+
+_EVERYTHING = ("0.0.0.0/0", "::/0")  # not written, as the kernel does not keep it
 
 
 def make_rule(
     comment: str,
     *,
-    then: tuple[str, ...],
+    then: str,
     source: str = "",
     destination: str = "",
     interface: str = "",
     protocol: str = "",
-    matches: tuple[str, ...] = (),
+    matches: str = "",
 ) -> Rule:
-    """A rule in the order in which ``iptables-save`` prints it. An address that begins with ``!`` is negated."""
-    return Rule(
-        (
-            *_address("-s", source),
-            *_address("-d", destination),
-            *(("-o", interface) if interface else ()),
-            *(("-p", protocol) if protocol else ()),
-            "-m",
-            "comment",
-            "--comment",
-            shorten_comment(comment),
-            *matches,
-            "-j",
-            *then,
-        )
-    )
-
-
-def _address(option: str, address: str) -> tuple[str, ...]:
-    """``-s 10.0.0.1/32``. A range that holds everything is not written, as the kernel does not keep it."""
-    if not address:
-        return ()
-    network = parse_network(address.removeprefix("!"))
-    if network.prefixlen == 0:
-        return ()
-    return (*(("!",) if address.startswith("!") else ()), option, str(network))
-
-
-def one_in(count: int) -> tuple[str, ...]:
-    """One packet in ``count``. The kernel keeps the probability in units of 2**-31 (xt_statistic), so do we."""
-    if count == 1:
-        return ()
-    probability = round(2**31 / count) / 2**31
-    return ("-m", "statistic", "--mode", "random", "--probability", f"{probability:.11f}")
+    """A rule. ``source`` and ``destination`` are canonical CIDRs (see ``host``); one that begins with ``!`` is negated.
+    ``matches`` follow the comment; ``then`` is the target with its options."""
+    parts = []
+    if source:
+        parts.append(_address("-s", source))
+    if destination:
+        parts.append(_address("-d", destination))
+    if interface:
+        parts.append(f"-o {interface}")
+    if protocol:
+        parts.append(f"-p {protocol}")
+    parts.append(f"-m comment --comment {quote_comment(shorten_comment(comment))}")
+    if matches:
+        parts.append(matches)
+    parts.append(f"-j {then}")
+    return Rule(" ".join(filter(None, parts)))
 
 
 def our_rule(
     comment: str,
     *,
-    then: tuple[str, ...],
+    then: str,
     source: str = "",
     destination: str = "",
     interface: str = "",
-    matches: tuple[str, ...] = (),
+    protocol: str = "",
+    matches: str = "",
 ) -> Rule:
     """A rule that serves no Service in particular."""
     return make_rule(
@@ -72,6 +56,26 @@ def our_rule(
         source=source,
         destination=destination,
         interface=interface,
+        protocol=protocol,
         matches=matches,
         then=then,
     )
+
+
+def host(address: str) -> str:
+    """The CIDR of one canonical address."""
+    return f"{address}/128" if ":" in address else f"{address}/32"
+
+
+def share_of(part: int, whole: int) -> str:
+    """``part`` packets in ``whole``; nothing for all of them. The kernel keeps a probability in units of 2**-31
+    (xt_statistic), so do we."""
+    if part == whole:
+        return ""
+    return f"-m statistic --mode random --probability {round(2**31 * part / whole) / 2**31:.11f}"
+
+
+def _address(option: str, address: str) -> str:
+    if address.startswith("!"):
+        return f"! {option} {address[1:]}"
+    return "" if address in _EVERYTHING else f"{option} {address}"

@@ -7,135 +7,215 @@ nat  PREROUTING, OUTPUT -> KUBE-SERVICES --ClusterIP------------------------> KU
                               `---any local address--> KUBE-NODEPORTS --> KUBE-EXT-x
 nat  POSTROUTING -> KUBE-POSTROUTING: masquerade what was marked;  PODWIRE-EGRESS: pods that leave the pod network
 filter  INPUT, FORWARD, OUTPUT -> KUBE-PROXY-FIREWALL, KUBE-SERVICES, KUBE-EXTERNAL-SERVICES: refuse new connections
+                                                          `--any local address--> KUBE-NODEPORTS
 filter  FORWARD -> KUBE-FORWARD: let through what was sent on, and pods
 ```
 KUBE-SVL-x is KUBE-SVC-x over this node's endpoints. The nat table sees the first packet of a connection only; conntrack
 does to the others what was done to that one, and the opposite to the replies.
 
 In FORWARD the refusing chains stand before KUBE-FORWARD, which accepts pods: a pod is refused like anybody else.
+
+``Lowering`` keeps the ruleset of one family up to date Service by Service, at the cost of what changed; whatever came
+before, it holds what ``lower_frontends`` would make anew. The chains of a Service are its own (``port``); in the shared
+ones each Service has lines (``directory``), and where these are many they are trees (``tree``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import NamedTuple
 
-from rules.iptables import names
-from rules.iptables.build import LOCAL_DESTINATION, MARK, NEW, our_rule
-from rules.iptables.port import PortRules, lower_port
-from rules.iptables.ruleset import Rule, Rules, Ruleset, Table
-from rules.policy import Frontends, PortFrontends, node_port_destinations
-from rules.policy.addresses import LOOPBACK, family_of, parse_network
-from rules.snapshot import Family
+from rules.iptables import names, shared
+from rules.iptables.diff import ChainChange, JumpChange, Plan, TablePlan, make_plan
+from rules.iptables.directory import AddressDirectory, PortDirectory
+from rules.iptables.port import Directory, Line, PortRules, lower_port
+from rules.iptables.ruleset import TABLES, Rules, Ruleset, Table
+from rules.policy import Frontends, PortFrontends, ServiceFrontends
+from rules.snapshot import Family, ServiceName
+
+_NAT = (Directory.SERVICES, Directory.NODE_PORTS)
 
 
-class Memo:
-    """The contributions of last time, by identity of what they were made from. Belongs to one caller."""
+def lower_frontends(frontends: Frontends, family: Family) -> Ruleset:
+    """The whole ruleset of one family."""
+    lowering = Lowering(family)
+    lowering.update(frontends)
+    return lowering.ruleset
+
+
+class Lowering:
+    """The ruleset that one family should have. ``ruleset`` is a live view."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._chains: dict[str, dict[str, Rules]] = {table: {} for table in TABLES}
+        self._jumps: dict[str, dict[str, Rules]] = {table: {} for table in TABLES}
+        self._sets: set[str] = set()
+        self._known: dict[ServiceName, _Known] = {}
+        self._addresses = {
+            Directory.SERVICES: AddressDirectory(names.SERVICES, "V", family),
+            Directory.REFUSED_INSIDE: AddressDirectory(names.SERVICES, "R", family),
+            Directory.REFUSED_OUTSIDE: AddressDirectory(names.EXTERNAL_SERVICES, "E", family),
+            Directory.FIREWALL: AddressDirectory(names.FIREWALL, "F", family),
+        }
+        self._node_ports = {
+            Directory.NODE_PORTS: PortDirectory(names.NODE_PORTS, "P"),
+            Directory.REFUSED_NODE_PORTS: PortDirectory(names.NODE_PORTS, "N"),
+        }
+        self._cidrs: tuple[str, ...] = ()
+        self._draft = _Draft()
+        self.rules = dict.fromkeys(TABLES, 0)  # how many, by table
+
+    @property
+    def ruleset(self) -> Ruleset:
+        views = {table: Table(MappingProxyType(self._chains[table]), self._jumps[table]) for table in TABLES}
+        return Ruleset(filter=views["filter"], nat=views["nat"], sets=frozenset(self._sets))
+
+    def update(self, frontends: Frontends, *, changed: Iterable[ServiceName] | None = None) -> Plan:
+        """Follow ``frontends``; the plan leads from what was wanted before to what is wanted now.
+
+        ``changed``: only these Services are looked at (those that ``frontends`` does not have are gone); its settings
+        are then those of before. None: everything is.
+        """
+        self._draft = _Draft()
+        if changed is None:
+            changed = self._known.keys() | frontends.services.keys()
+            self._follow_settings(frontends)
+        for name in changed:
+            self._follow(name, frontends.services.get(name))
+        for directory, addresses in self._addresses.items():
+            self._put_all(_table_of(directory), addresses.changed())
+        for directory, ports in self._node_ports.items():
+            self._put_all(_table_of(directory), ports.changed())
+        return self._draft.plan(self._chains, self._jumps, self._sets)
+
+    def _follow_settings(self, frontends: Frontends) -> None:
+        self._cidrs = shared.of_family(frontends.settings.cluster_cidrs, self._family)
+        fixed = shared.lower_shared(frontends, self._family, self._cidrs)
+        for table in TABLES:
+            content = fixed.table(table)
+            for chain in shared.OPTIONAL - content.chains.keys():
+                self._put(table, chain, None)
+            self._put_all(table, content.chains.items())
+            self._draft.remember_jumps(table, self._jumps[table])
+            self._jumps[table] = dict(content.jumps)
+        gates = {t: tuple(shared.to_node_ports(frontends, self._family)) for t in TABLES}
+        self._addresses[Directory.SERVICES].set_tail(gates["nat"])
+        self._addresses[Directory.REFUSED_OUTSIDE].set_tail(gates["filter"])
+
+    def _follow(self, name: ServiceName, service: ServiceFrontends | None) -> None:
+        """One Service as it is now (None: gone). What it contributed before is worked out again rather than kept."""
+        ports = tuple(p for p in service.ports if p.family is self._family) if service is not None else ()
+        known, now = self._known.get(name), _Known(ports, self._cidrs) if ports else None
+        if known == now:
+            return
+        before, after = _contribution(known), _contribution(now)
+        if now is not None:
+            self._known[name] = now
+        else:
+            del self._known[name]
+        self._put_all("nat", ((chain, None) for chain in before.chains.keys() - after.chains.keys()))
+        self._put_all("nat", after.chains.items())
+        for line in before.lines.keys() - after.lines.keys():
+            self._put_line(line, ())
+        for line, rules in after.lines.items():
+            self._put_line(line, rules)
+        self._draft.remember_sets(before.sets ^ after.sets, self._sets)
+        self._sets -= before.sets - after.sets
+        self._sets |= after.sets
+
+    def _put_line(self, line: Line, rules: Rules) -> None:
+        if line.address is None:
+            self._node_ports[line.directory].put(line.protocol, line.port, line.order, rules)
+        else:
+            self._addresses[line.directory].put(line.address, line.order, rules)
+
+    def _put_all(self, table: str, chains: Iterable[tuple[str, Rules | None]]) -> None:
+        for chain, rules in chains:
+            self._put(table, chain, rules)
+
+    def _put(self, table: str, chain: str, rules: Rules | None) -> None:
+        """Note what a chain should be; the plan is made of the notes."""
+        content = self._chains[table]
+        before = content.get(chain)
+        if before == rules:
+            return
+        self._draft.remember(table, chain, before)
+        self.rules[table] += len(rules or ()) - len(before or ())
+        if rules is None:
+            del content[chain]
+        else:
+            content[chain] = rules
+
+
+class _Known(NamedTuple):
+    """What a Service's rules were made from."""
+
+    ports: tuple[PortFrontends, ...]
+    cidrs: tuple[str, ...]
+
+
+def _contribution(known: _Known | None) -> PortRules:
+    """All that a Service contributes."""
+    found = PortRules()
+    ports, cidrs = known or ((), ())
+    for port in ports:
+        part = lower_port(port, cidrs)
+        found.chains.update(part.chains)
+        found.lines.update(part.lines)
+        found = replace(found, sets=found.sets | part.sets)
+    return found
+
+
+def _table_of(directory: Directory) -> str:
+    return "nat" if directory in _NAT else "filter"
+
+
+class _Draft:
+    """What was before an update, as far as the update changed it."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[PortFrontends, PortRules]] = {}
-        self._cidrs: tuple[str, ...] | None = None
+        self._chains: dict[str, dict[str, Rules | None]] = {table: {} for table in TABLES}
+        self._jumps: dict[str, Mapping[str, Rules]] = {}
+        self._sets: dict[str, bool] = {}
 
-    def lower(self, ports: Iterable[PortFrontends], cidrs: tuple[str, ...]) -> list[PortRules]:
-        known = self._known if cidrs == self._cidrs else {}
-        self._cidrs, self._known = cidrs, {}
-        for port in ports:
-            found = known.get(id(port))
-            self._known[id(port)] = found if found is not None else (port, lower_port(port, cidrs))
-        return [rules for _, rules in self._known.values()]
+    def remember(self, table: str, chain: str, rules: Rules | None) -> None:
+        self._chains[table].setdefault(chain, rules)
 
+    def remember_jumps(self, table: str, jumps: Mapping[str, Rules]) -> None:
+        self._jumps.setdefault(table, dict(jumps))
 
-def lower_frontends(frontends: Frontends, family: Family, memo: Memo | None = None) -> Ruleset:
-    """The whole ruleset of one family."""
-    cidrs = _of_family(frontends.settings.cluster_cidrs, family)
-    parts = (memo or Memo()).lower(frontends.ports(family), cidrs)
-    return Ruleset(filter=_lower_filter(parts, cidrs), nat=_lower_nat(parts, frontends, family, cidrs))
+    def remember_sets(self, touched: Iterable[str], sets: set[str]) -> None:
+        for name in touched:
+            self._sets.setdefault(name, name in sets)
 
-
-def _lower_nat(parts: list[PortRules], frontends: Frontends, family: Family, cidrs: tuple[str, ...]) -> Table:
-    chains: dict[str, Rules] = {}
-    for part in parts:
-        chains.update(part.nat)
-    chains[names.SERVICES] = tuple(rule for part in parts for rule in part.services) + tuple(
-        _to_node_ports(frontends, family)
-    )
-    chains[names.NODE_PORTS] = tuple(rule for part in parts for rule in part.node_ports)
-    chains[names.MARK_MASQ] = (our_rule("mark for masquerade", then=("MARK", "--set-xmark", f"{MARK}/{MARK}")),)
-    chains[names.POSTROUTING] = tuple(_masquerade())
-    jumps: dict[str, Rules] = {
-        "PREROUTING": (our_rule("Services", then=(names.SERVICES,)),),
-        "OUTPUT": (our_rule("Services", then=(names.SERVICES,)),),
-        "POSTROUTING": (our_rule("masquerade of Services", then=(names.POSTROUTING,)),),
-    }
-    if len(cidrs) > 1:
-        chains[names.OUTSIDERS] = tuple(_mark_outsiders(cidrs))
-    egress = _of_family(frontends.settings.egress_cidrs, family)
-    if egress:
-        chains[names.EGRESS] = tuple(_leave(egress, inside=cidrs or egress, bridge=frontends.settings.pod_bridge))
-        jumps["POSTROUTING"] += (our_rule("pods that leave the pod network", then=(names.EGRESS,)),)
-    return Table(chains, jumps)
+    def plan(
+        self, chains: Mapping[str, Mapping[str, Rules]], jumps: Mapping[str, Mapping[str, Rules]], sets: set[str]
+    ) -> Plan:
+        tables = (
+            TablePlan(
+                table,
+                tuple(_chain_changes(self._chains[table], chains[table])),
+                tuple(_jump_changes(self._jumps.get(table, jumps[table]), jumps[table])),
+            )
+            for table in TABLES
+        )
+        return make_plan(
+            tables,
+            new_sets=(name for name, was in self._sets.items() if not was and name in sets),
+            old_sets=(name for name, was in self._sets.items() if was and name not in sets),
+        )
 
 
-def _lower_filter(parts: list[PortRules], cidrs: tuple[str, ...]) -> Table:
-    firewall = our_rule("load balancer source ranges", matches=NEW, then=(names.FIREWALL,))
-    inside = our_rule("refused Services", matches=NEW, then=(names.SERVICES,))
-    outside = our_rule("Services refused from outside", matches=NEW, then=(names.EXTERNAL_SERVICES,))
-    return Table(
-        chains={
-            names.SERVICES: tuple(rule for part in parts for rule in part.refused_inside),
-            names.EXTERNAL_SERVICES: tuple(rule for part in parts for rule in part.refused_outside),
-            names.FIREWALL: tuple(rule for part in parts for rule in part.firewall),
-            names.FORWARD: tuple(_let_through(cidrs)),
-        },
-        jumps={
-            "INPUT": (firewall, outside),
-            "FORWARD": (firewall, inside, outside, our_rule("what is sent on", then=(names.FORWARD,))),
-            "OUTPUT": (firewall, inside, outside),
-        },
-    )
+def _chain_changes(before: Mapping[str, Rules | None], now: Mapping[str, Rules]) -> Iterator[ChainChange]:
+    for chain in before:
+        if before[chain] != (after := now.get(chain)):
+            yield ChainChange(chain, before[chain], after)
 
 
-def _to_node_ports(frontends: Frontends, family: Family) -> Iterator[Rule]:
-    """Last in KUBE-SERVICES. 127/8 is left out: such packets would leave the loopback as martians (CVE-2020-8558)."""
-    comment = "NodePorts, on every local address; must be the last rule"
-    destinations = node_port_destinations(frontends, family)
-    for destination in destinations:
-        yield our_rule(comment, destination=destination, matches=LOCAL_DESTINATION, then=(names.NODE_PORTS,))
-    if not destinations:
-        allowed = frontends.settings.localhost_node_ports and family is Family.IPV4
-        loopback = "" if allowed else f"!{LOOPBACK[family]}"
-        yield our_rule(comment, destination=loopback, matches=LOCAL_DESTINATION, then=(names.NODE_PORTS,))
-
-
-def _masquerade() -> Iterator[Rule]:
-    """The mark is taken off again: a packet may pass here twice (a tunnel, another stack on this node)."""
-    yield our_rule("not marked", matches=("-m", "mark", "!", "--mark", f"{MARK}/{MARK}"), then=("RETURN",))
-    yield our_rule("take the mark off", then=("MARK", "--set-xmark", f"{MARK}/0x0"))
-    yield our_rule("masquerade what was marked", then=("MASQUERADE", "--random-fully"))
-
-
-def _mark_outsiders(cidrs: Iterable[str]) -> Iterator[Rule]:
-    yield from (our_rule("a pod", source=cidr, then=("RETURN",)) for cidr in cidrs)
-    yield our_rule("a source outside the pod network", then=(names.MARK_MASQ,))
-
-
-def _leave(egress: Iterable[str], *, inside: Iterable[str], bridge: str) -> Iterator[Rule]:
-    yield from (our_rule("stays in the pod network", destination=cidr, then=("RETURN",)) for cidr in inside)
-    if bridge:
-        yield our_rule("stays on the bridge", interface=bridge, then=("RETURN",))
-    for cidr in egress:
-        yield our_rule("leaves with the node's address", source=cidr, then=("MASQUERADE", "--random-fully"))
-
-
-def _let_through(cidrs: Iterable[str]) -> Iterator[Rule]:
-    """INVALID: a packet that conntrack cannot place would reach the client with the pod's address and reset it."""
-    yield our_rule("no connection known", matches=("-m", "conntrack", "--ctstate", "INVALID"), then=("DROP",))
-    yield our_rule("sent on to an endpoint", matches=("-m", "mark", "--mark", f"{MARK}/{MARK}"), then=("ACCEPT",))
-    established = ("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED")
-    yield our_rule("replies, and the rest of a connection", matches=established, then=("ACCEPT",))
-    for cidr in cidrs:
-        yield our_rule("from a pod", source=cidr, then=("ACCEPT",))
-        yield our_rule("to a pod", destination=cidr, then=("ACCEPT",))
-
-
-def _of_family(cidrs: Iterable[str], family: Family) -> tuple[str, ...]:
-    return tuple(cidr for cidr in cidrs if family_of(parse_network(cidr)) is family)
+def _jump_changes(before: Mapping[str, Rules], now: Mapping[str, Rules]) -> Iterator[JumpChange]:
+    for chain in sorted(before.keys() | now.keys()):
+        if (old := before.get(chain, ())) != (new := now.get(chain, ())):
+            yield JumpChange(chain, old, new)

@@ -20,10 +20,13 @@ FORWARD = "KUBE-FORWARD"
 FIREWALL = "KUBE-PROXY-FIREWALL"
 EGRESS = "PODWIRE-EGRESS"
 OUTSIDERS = "PODWIRE-OUTSIDERS"
+MARTIANS = "PODWIRE-MARTIANS"
 
-ENTRIES = frozenset({SERVICES, EXTERNAL_SERVICES, POSTROUTING, FORWARD, FIREWALL, EGRESS})  # jumped to from built-ins
+# Jumped to from built-in chains.
+ENTRIES = frozenset({SERVICES, EXTERNAL_SERVICES, POSTROUTING, FORWARD, FIREWALL, EGRESS, MARTIANS})
 _SHARED = ENTRIES | {NODE_PORTS, MARK_MASQ}
-_PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "PODWIRE-")
+SERVICE_PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-")  # chains to which destinations lead
+_PREFIXES = (*SERVICE_PREFIXES, "KUBE-SEP-", "PODWIRE-")
 
 MADE = "PODWIRE-MADE-"  # empty chains: an engine's note of what was not there before it came
 MADE_TABLE = f"{MADE}TABLE"
@@ -59,7 +62,41 @@ def endpoint_chain(port: str, protocol: str, endpoint: str) -> str:
     return f"KUBE-SEP-{_digest(port, protocol, endpoint)}"
 
 
+def branch_chain(port: str, protocol: str, branch: str) -> str:
+    """Part of a Service's endpoints, where they are many. ``branch`` says which."""
+    return f"PODWIRE-B-{_digest(port, protocol, branch)}"
+
+
+def address_chain(directory: str, network: str) -> str:
+    """Lines about addresses in a network; ``directory`` is a letter. ``PODWIRE-V-10.96.3.0/24`` (a CIDR of IPv6 has no
+    room there, so a hash stands for it; the jump's comment says which)."""
+    return f"PODWIRE-{directory}-{_digest(network, '') if ':' in network else network}"
+
+
+def ports_chain(directory: str, protocol: str, ports: str) -> str:
+    """Lines about ports in a range: ``PODWIRE-P-tcp-30208-30223``."""
+    return f"PODWIRE-{directory}-{protocol}-{ports}"
+
+
+def clients_set(port: str, protocol: str, endpoint: str, *, family: int) -> str:
+    """The set of clients that stay with an endpoint (31 characters at most: IPSET_MAXNAMELEN)."""
+    return f"{set_prefix(family)}{_digest(port, protocol, endpoint)}"
+
+
+def set_prefix(family: int) -> str:
+    """What the names of one family's sets begin with, and nobody else's."""
+    return f"PODWIRE-{family}-"
+
+
+def endpoint_key(port: str, protocol: str, endpoint: str) -> str:
+    """Hexadecimal digits that spread endpoints evenly over a tree."""
+    return _hash(port, protocol, endpoint).hex()[:16]
+
+
 def _digest(port: str, protocol: str, endpoint: str = "") -> str:
     """80 bits of SHA-256 in base32, over the same text as kube-proxy (pkg/proxy/iptables: portProtoHash)."""
-    raw = hashlib.sha256(f"{port}{protocol.lower()}{endpoint}".encode()).digest()
-    return base64.b32encode(raw).decode()[:16]
+    return base64.b32encode(_hash(port, protocol, endpoint)[:10]).decode()
+
+
+def _hash(port: str, protocol: str, endpoint: str) -> bytes:
+    return hashlib.sha256(f"{port}{protocol.lower()}{endpoint}".encode()).digest()

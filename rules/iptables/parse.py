@@ -8,14 +8,12 @@ exceptions: chains of ours that foreign rules jump to (``Table.pinned``), and th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rules.iptables.names import ENTRIES, MADE, is_ours
-from rules.iptables.ruleset import TABLES, Rule, Rules, Ruleset, Table
+from rules.iptables.ruleset import TABLES, Rule, Rules, Ruleset, Table, join_words, split_words
 
-_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
-_ESCAPED = re.compile(r"\\(.)")
 _COUNTERS = re.compile(r"\[\d+:\d+\] ")
 
 
@@ -47,6 +45,13 @@ class _Reading:
         elif is_ours(chain):
             self.chains[chain] = []
 
+    def add_line(self, line: str) -> None:
+        """A line ``-A CHAIN RULE``."""
+        words = line.split(" ", 2)
+        if words[0] != "-A" or len(words) < 2 or not words[1]:
+            raise ParseError(f"cannot read iptables-save: not a rule: {line!r}")
+        self.add(words[1], Rule(words[2] if len(words) > 2 else ""))
+
     def add(self, chain: str, rule: Rule) -> None:
         if chain in self.chains:
             self.chains[chain].append(rule)
@@ -64,8 +69,8 @@ def parse_ruleset(text: str) -> Ruleset:
     return parse_save(text).ruleset
 
 
-def parse_save(text: str) -> Saved:
-    """As ``parse_ruleset``, with what engines need besides. Raises ParseError."""
+def parse_save(text: str, *, sets: Iterable[str] = ()) -> Saved:
+    """As ``parse_ruleset``, with what engines need besides. ``sets``: names of ours that exist. Raises ParseError."""
     tables: dict[str, _Reading] = {}
     current: _Reading | None = None
     for line in text.splitlines():
@@ -77,35 +82,39 @@ def parse_save(text: str) -> Saved:
             raise ParseError(f"cannot read iptables-save: expected a table, found {line!r}")
     found = {name: tables.get(name, _Reading()) for name in TABLES}
     return Saved(
-        ruleset=Ruleset(filter=found["filter"].table(), nat=found["nat"].table()),
+        ruleset=Ruleset(filter=found["filter"].table(), nat=found["nat"].table(), sets=frozenset(sets)),
         tables=frozenset(tables),
         made={name: frozenset(reading.made) for name, reading in found.items()},
     )
 
 
 def parse_rule(text: str) -> Rule:
-    """A rule's words from their text: ``-d 10.96.0.1/32 -p tcp ...``."""
-    return Rule(tuple(_words(text)))
+    """A rule from text that a person wrote: ``-d 10.96.0.1/32  -p tcp ...``."""
+    return Rule(join_words(split_words(text)))
+
+
+def parse_chains(text: str) -> Table:
+    """What is ours in the output of ``iptables -S CHAIN`` for some chains of one table. Raises ParseError."""
+    reading = _Reading()
+    for line in text.splitlines():
+        if line.startswith("-N "):
+            reading.declare(line[3:])
+        elif line.startswith("-A "):
+            reading.add_line(line)
+        elif line and not line.startswith("-P "):
+            raise ParseError(f"cannot read iptables -S: {line!r} is neither a chain nor a rule")
+    return reading.table()
 
 
 def _read_line(table: _Reading, line: str) -> None:
-    if line.startswith(":"):
+    if line.startswith("-A "):
+        table.add_line(line)
+    elif line.startswith(":"):
         table.declare(line[1:].split(" ", 1)[0])
-    elif line.startswith(("-A ", "[")):
-        words = _words(_COUNTERS.sub("", line, count=1) if line.startswith("[") else line)
-        if words[:1] != ["-A"] or len(words) < 2:
-            raise ParseError(f"cannot read iptables-save: not a rule: {line!r}")
-        table.add(words[1], Rule(tuple(words[2:])))
+    elif line.startswith("["):
+        table.add_line(_COUNTERS.sub("", line, count=1))
     elif line and not line.startswith("#") and line != "COMMIT":
         raise ParseError(f"cannot read iptables-save: {line!r} is neither a chain, a rule nor COMMIT")
-
-
-def _words(text: str) -> list[str]:
-    """Words as iptables-restore splits them: by white space, except within double quotes, where backslash escapes."""
-    return [
-        match[2] if match[1] is None else _ESCAPED.sub(r"\1", match[1]) if "\\" in match[1] else match[1]
-        for match in _WORD.finditer(text)
-    ]
 
 
 def _frozen(rules: Mapping[str, list[Rule]]) -> dict[str, Rules]:

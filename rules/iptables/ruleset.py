@@ -1,17 +1,20 @@
-"""Chains and rules as values.
+"""Chains, rules and sets as values.
 
-A rule is the tuple of words that ``iptables-save`` prints for it, in its order: addresses, interfaces, protocol,
-matches, target. That is the one form which both variants of iptables read and write, and two rules are the same to the
-kernel exactly if their words are equal (``lower`` takes care to write words as the kernel would give them back).
+A rule is the text that ``iptables-save`` prints for it: addresses, interfaces, protocol, matches, target. That is the
+one form which both variants of iptables read and write, and two rules are the same to the kernel exactly if their texts
+are equal (``lower`` takes care to write them as the kernel would give them back). Text also is the cheapest form to
+keep: a node of 10,000 Services has 80,000 rules, and most are never looked into.
 
-A Ruleset holds what is ours and nothing else: our chains, and our jumps to them from the built-in chains.
+A Ruleset holds what is ours and nothing else: our chains, our jumps to them from the built-in chains, and our sets of
+addresses (``ipset``), which rules refer to by name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 TABLES = ("filter", "nat")  # see diff for the order in which they are written
 MAX_COMMENT = 255  # bytes: XT_MAX_COMMENT_LEN is 256 with its final zero
@@ -20,18 +23,27 @@ OWNER = "podwire"  # the first word of the comment on each of our jumps
 _PLAIN = re.compile(r"[^\s\"'\\]+")
 _PLAIN_COMMENT = re.compile(r"[A-Za-z0-9_-]+")
 _ODD = re.compile(r"[^ -~]")
+_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
+_JUMP = re.compile(r"(?:^|\s)-[jg] (\S+)")
+_ESCAPED = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``words``: as in a line of ``iptables-save`` after ``-A CHAIN``, unquoted."""
+    """``text``: a line of ``iptables-save`` after ``-A CHAIN``."""
 
-    words: tuple[str, ...]
+    text: str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The text as iptables-restore splits it, unquoted."""
+        return tuple(split_words(self.text))
 
     @property
     def target(self) -> str:
         """The chain or verdict that the rule jumps (or goes) to; empty for a rule that only counts."""
-        return self._after("-j") or self._after("-g")
+        found = _JUMP.search(self.text, self.text.rfind('"') + 1)  # mostly the last words: no need to split all of them
+        return found[1] if found else self._after("-j") or self._after("-g")
 
     @property
     def comment(self) -> str:
@@ -42,10 +54,13 @@ class Rule:
         return self.comment.split(":")[0] == OWNER
 
     def __str__(self) -> str:
-        return " ".join(_quote(word, before) for before, word in zip(("", *self.words), self.words, strict=False))
+        return self.text
 
     def _after(self, option: str) -> str:
-        for name, value in zip(self.words, self.words[1:], strict=False):
+        if option not in self.text:  # most rules are not what is looked for: do not split them
+            return ""
+        words = split_words(self.text)
+        for name, value in pairwise(words):
             if name == option:
                 return value
         return ""
@@ -68,8 +83,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
+    """One family's tables. ``sets``: names of our sets (``hash:ip`` with timeouts; what is in them is the kernel's)."""
+
     filter: Table = field(default_factory=Table)
     nat: Table = field(default_factory=Table)
+    sets: frozenset[str] = frozenset()
 
     def table(self, name: str) -> Table:
         return self.filter if name == "filter" else self.nat
@@ -79,7 +97,7 @@ class Ruleset:
 
 
 def render_ruleset(ruleset: Ruleset) -> str:
-    """The ruleset as ``iptables-save`` would print it, if nothing else were installed."""
+    """The ruleset as ``iptables-save`` would print it, if nothing else were installed. (Sets are not part of that.)"""
     lines: list[str] = []
     for name in TABLES:
         table = ruleset.table(name)
@@ -89,20 +107,44 @@ def render_ruleset(ruleset: Ruleset) -> str:
 
 def shorten_comment(text: str) -> str:
     """Text that the kernel takes as a comment: printable ASCII in one line, at most MAX_COMMENT bytes."""
-    clean = _ODD.sub("?", text)
+    clean = text if text.isascii() and text.isprintable() else _ODD.sub("?", text)
     return clean if len(clean) <= MAX_COMMENT else f"{clean[: MAX_COMMENT - 3]}..."
+
+
+def quote_comment(text: str) -> str:
+    """A comment as ``xtables_save_string`` prints it: bare only where it is letters, digits, ``_`` and ``-``."""
+    return text if _PLAIN_COMMENT.fullmatch(text) else _quoted(text)
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Words as one text, quoted where they must be."""
+    found, before = [], ""
+    for word in words:
+        found.append(quote_comment(word) if before == "--comment" else _quote(word))
+        before = word
+    return " ".join(found)
+
+
+def split_words(text: str) -> list[str]:
+    """Words as iptables-restore splits them: by white space, except within double quotes, where backslash escapes."""
+    if '"' not in text:
+        return text.split()
+    return [
+        match[2] if match[1] is None else _ESCAPED.sub(r"\1", match[1]) if "\\" in match[1] else match[1]
+        for match in _WORD.finditer(text)
+    ]
 
 
 def _render_table(table: Table) -> Iterator[str]:
     yield from (f":{chain} - [0:0]" for chain in sorted(table.chains))
     for rules in (table.jumps, table.chains):
         for chain in sorted(rules):
-            yield from (f"-A {chain} {rule}" for rule in rules[chain])
+            yield from (f"-A {chain} {rule.text}" for rule in rules[chain])
 
 
-def _quote(word: str, before: str) -> str:
-    """As ``xtables_save_string`` does for comments; other words are quoted only where they must be."""
-    plain = _PLAIN_COMMENT if before == "--comment" else _PLAIN
-    if plain.fullmatch(word):
-        return word
+def _quote(word: str) -> str:
+    return word if _PLAIN.fullmatch(word) else _quoted(word)
+
+
+def _quoted(word: str) -> str:
     return '"' + re.sub(r"([\"'\\])", r"\\\1", word) + '"'

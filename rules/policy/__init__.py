@@ -16,7 +16,7 @@ Nothing here fails because of what an object contains: the part that makes no se
 """
 
 from rules.policy.nodeports import node_port_destinations
-from rules.policy.services import Memo, resolve_frontends, resolve_service
+from rules.policy.services import resolve_frontends, resolve_service
 from rules.policy.values import (
     Action,
     Backend,
@@ -41,7 +41,6 @@ __all__ = [
     "HealthCheck",
     "Kind",
     "Masquerade",
-    "Memo",
     "Pool",
     "PortFrontends",
     "PortName",

@@ -30,7 +30,7 @@ from rules.policy.values import (
     ServiceFrontends,
     Source,
 )
-from rules.snapshot import EndpointSlice, Family, Node, Service, ServiceName, ServicePort, Settings, Snapshot
+from rules.snapshot import EndpointSlice, Family, Node, Service, ServicePort, Settings, Snapshot
 
 OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
@@ -42,40 +42,14 @@ NO_ENDPOINTS = "has no endpoints"
 NO_LOCAL_ENDPOINTS = "has no endpoints on this node"
 
 
-class Memo:
-    """What was resolved last time, so that one changed Service costs one Service. Belongs to one caller."""
-
-    def __init__(self) -> None:
-        self._node: tuple[Node, Settings] | None = None
-        self._known: dict[ServiceName, tuple[Service, tuple[EndpointSlice, ...], ServiceFrontends]] = {}
-
-    def resolve(self, snapshot: Snapshot, name: ServiceName) -> ServiceFrontends:
-        service, slices = snapshot.services[name], snapshot.slices.get(name, ())
-        known = self._known.get(name)
-        if known is not None and known[0] is service and _same(known[1], slices):
-            return known[2]
-        found = resolve_service(service, slices, node=snapshot.node, settings=snapshot.settings)
-        if known is not None and known[2] == found:
-            found = known[2]  # the same object again: what is built on it need not be built again either
-        self._known[name] = (service, slices, found)
-        return found
-
-    def begin(self, snapshot: Snapshot) -> None:
-        """Forget what no longer holds: everything if the node changed, Services that are gone otherwise."""
-        context = (snapshot.node, snapshot.settings)
-        if self._node != context:
-            self._node, self._known = context, {}
-        for name in self._known.keys() - snapshot.services.keys():
-            del self._known[name]
-
-
-def resolve_frontends(snapshot: Snapshot, memo: Memo | None = None) -> Frontends:
-    """What this node's dataplane must do. With a memo, only what changed since its last use is looked at again."""
-    memo = memo or Memo()
-    memo.begin(snapshot)
+def resolve_frontends(snapshot: Snapshot) -> Frontends:
+    """What this node's dataplane must do for the Services of a snapshot. (Each is resolved alone, so a snapshot of some
+    Services gives the same answers for these as one of all.)"""
     settings, problems = _usable_settings(snapshot.settings)
-    checked = replace(snapshot, settings=settings)
-    services = {name: memo.resolve(checked, name) for name in sorted(snapshot.services)}
+    services = {
+        name: resolve_service(service, snapshot.slices.get(name, ()), node=snapshot.node, settings=settings)
+        for name, service in sorted(snapshot.services.items())
+    }
     return Frontends(node=snapshot.node, settings=settings, services=services, problems=problems)
 
 
@@ -297,7 +271,3 @@ def _parse_each(where: str, texts: Iterable[str], parse: Callable[[str], V], pro
 
 def _texts(addresses: Iterable[Address], family: Family) -> list[str]:
     return [str(address) for address in addresses if family_of(address) is family]
-
-
-def _same(one: Sequence[EndpointSlice], other: Sequence[EndpointSlice]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -24,12 +24,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from rules.iptables.diff import Plan, TablePlan, diff_rulesets
-from rules.iptables.engines import LOCK_SECONDS, EngineError, Run, Variant
+from rules.iptables.engines import LOCK_SECONDS, EngineError, Part, Run, Variant, Watch
+from rules.iptables.engines.ipset import Sets
 from rules.iptables.engines.restore import RestoreEngine
+from rules.iptables.engines.watch import lock_file
 from rules.iptables.ruleset import TABLES, Rule, Ruleset
 from rules.snapshot import Family
 
-LOCK_FILE = "/run/xtables.lock"  # XTABLES_LOCKFILE in iptables' source
 BULK = 1000  # rules in one plan above which building them in Python costs more than starting iptables-restore
 _RETRIES = 5
 
@@ -50,6 +51,8 @@ class LibiptcEngine:
         self._iptc = _iptc()
         self._errors = (self._iptc.IPTCError, self._iptc.XTablesError, ValueError, AttributeError)
         self._restore = RestoreEngine(run, variant="legacy", family=Family.IPV4)
+        self._sets = Sets(run, Family.IPV4)
+        self._commits = 0
 
     @property
     def name(self) -> str:
@@ -59,15 +62,27 @@ class LibiptcEngine:
     def variant(self) -> Variant:
         return "legacy"
 
+    @property
+    def commits(self) -> int:
+        return self._commits + self._restore.commits
+
     def read(self) -> Ruleset:
         return self._restore.read()
+
+    def read_part(self, part: Part) -> Ruleset | None:
+        return self._restore.read_part(part)
+
+    def watch(self) -> Watch:
+        return self._restore.watch()
 
     def apply(self, plan: Plan) -> None:
         if plan.rules > BULK:
             self._restore.apply(plan)
             return
+        self._sets.make(plan.new_sets)
         for table in plan.tables:
             self._apply_table(table)
+        self._sets.destroy(plan.old_sets)
 
     def cleanup(self) -> None:
         self.apply(diff_rulesets(self.read(), Ruleset()))
@@ -82,6 +97,7 @@ class LibiptcEngine:
         """Somebody who ignores the lock can still change the table between refresh and commit (EAGAIN): once more."""
         for attempt in range(1, _RETRIES + 1):
             try:
+                self._commits += 1
                 with _xtables_lock():
                     table = self._refresh(plan.table)
                     self._fill(table, plan)
@@ -174,7 +190,7 @@ def _parameter(negation: str, values: list[str]) -> str | list[str]:
 @contextlib.contextmanager
 def _xtables_lock() -> Iterator[None]:
     """The lock that iptables takes with ``-w``; raises EngineError when it stays taken."""
-    descriptor = os.open(os.environ.get("XTABLES_LOCKFILE", LOCK_FILE), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(lock_file(), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         _wait_for(descriptor, time.monotonic() + LOCK_SECONDS)
         yield
@@ -189,7 +205,7 @@ def _wait_for(descriptor: int, deadline: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                message = f"another program holds {LOCK_FILE} for more than {LOCK_SECONDS} s: is an iptables stuck?"
+                message = f"another program holds {lock_file()} for more than {LOCK_SECONDS} s: is an iptables stuck?"
                 raise EngineError(f"cannot write rules: {message}") from None
             time.sleep(0.05)
 

@@ -1,7 +1,10 @@
 """The engine that runs ``iptables-restore`` and ``iptables-save``, nft or legacy, IPv4 or IPv6.
 
 ``--noflush`` keeps everything that the input does not name; each table's part is one transaction of the kernel (one
-netlink batch in the nft variant, one table replacement in legacy).
+netlink batch in the nft variant, one table replacement in legacy). Legacy likes one large transaction, nft many small
+ones (``transactions``).
+
+Sets of addresses are ``ipset``'s: made before the rules that speak of them, destroyed after.
 
 The nft variant makes tables and base chains when they are first needed and never removes them. To leave a host as it
 was found, this engine notes what it is about to make, in the kernel itself, where the note survives a crash: an empty
@@ -14,18 +17,22 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rules.iptables.diff import Plan, diff_rulesets, render_plan
-from rules.iptables.engines import LOCK_SECONDS, EngineError, Run, Variant
+from rules.iptables.diff import Plan, diff_rulesets
+from rules.iptables.engines import LOCK_SECONDS, EngineError, Part, Run, Variant, Watch
+from rules.iptables.engines.ipset import Sets
+from rules.iptables.engines.watch import LockWatch, NftWatch
 from rules.iptables.names import MADE, MADE_TABLE
-from rules.iptables.parse import ParseError, Saved, parse_save
-from rules.iptables.ruleset import Ruleset
+from rules.iptables.parse import ParseError, Saved, parse_chains, parse_save
+from rules.iptables.ruleset import Ruleset, Table
+from rules.iptables.transactions import render_pieces, render_plan
 from rules.snapshot import Family
 
 log = logging.getLogger(__name__)
 
+PIECE = 2000  # lines; what iptables-nft-restore writes best at a time
 _CHANGING = re.compile(rb"^#.*\n|\[\d+:\d+\]", re.MULTILINE)  # dates and counters
 
 
@@ -39,7 +46,10 @@ class RestoreEngine:
         self._tool = "iptables" if family is Family.IPV4 else "ip6tables"
         self._nft_family = "ip" if family is Family.IPV4 else "ip6"
         self._nft = nft
-        self._seen: tuple[bytes, Saved] = (b"", parse_save(""))
+        self._family = family
+        self._sets = Sets(run, family)
+        self._seen: tuple[bytes, frozenset[str], Saved] = (b"", frozenset(), parse_save(""))
+        self._commits = 0
 
     @property
     def name(self) -> str:
@@ -49,12 +59,32 @@ class RestoreEngine:
     def variant(self) -> Variant:
         return self._variant
 
+    @property
+    def commits(self) -> int:
+        return self._commits
+
     def read(self) -> Ruleset:
         return self._save().ruleset
 
+    def read_part(self, part: Part) -> Ruleset | None:
+        if self._variant == "legacy":  # it always travels whole
+            return None
+        tables = {table: self._list_chains(table, chains) for table, chains in part.items()}
+        return Ruleset(tables.get("filter", Table()), tables.get("nat", Table()))
+
     def apply(self, plan: Plan) -> None:
-        if plan:
-            self._restore(self._note(plan) + render_plan(plan))
+        self._sets.make(plan.new_sets)
+        if plan.tables:
+            notes = self._note(plan)
+            if self._variant == "nft" and plan.size > PIECE:
+                for piece in (notes, *render_pieces(plan, PIECE)):
+                    self._restore(piece)
+            else:
+                self._restore(notes + render_plan(plan))
+        self._sets.destroy(plan.old_sets)
+
+    def watch(self) -> Watch:
+        return NftWatch(self._family) if self._variant == "nft" else LockWatch()
 
     def cleanup(self) -> None:
         self.apply(diff_rulesets(self._save().ruleset, Ruleset()))
@@ -62,24 +92,42 @@ class RestoreEngine:
             self._unmake(self._save().made)
 
     def close(self) -> None:
-        self._seen = (b"", parse_save(""))
+        self._seen = (b"", frozenset(), parse_save(""))
 
     def _save(self) -> Saved:
-        text = self._call(f"{self._tool}-{self._variant}-save")
+        sets, text = self._sets.read(), self._call(f"{self._tool}-{self._variant}-save")
         body = _CHANGING.sub(b"", text)
-        if body != self._seen[0]:
+        if (body, sets) != self._seen[:2]:
             try:
-                self._seen = (body, parse_save(text.decode()))
+                self._seen = (body, sets, parse_save(text.decode(), sets=sets))
             except ParseError as error:
                 raise EngineError(str(error)) from error
-        return self._seen[1]
+        return self._seen[2]
+
+    def _list_chains(self, table: str, chains: Iterable[str]) -> Table:
+        texts = (self._list_chain(table, chain) for chain in sorted(chains))
+        try:
+            return parse_chains("".join(texts))
+        except ParseError as error:
+            raise EngineError(str(error)) from error
+
+    def _list_chain(self, table: str, chain: str) -> str:
+        try:
+            return self._run((f"{self._tool}-{self._variant}", "-t", table, "-S", chain)).decode()
+        except Exception as error:
+            if "No chain" in str(error) or "does not exist" in str(error):
+                return ""
+            raise EngineError(f"cannot read rules: {error}") from error
 
     def _restore(self, text: str) -> None:
+        if not text:
+            return
         argv = (f"{self._tool}-{self._variant}-restore", "--noflush", "-w", str(LOCK_SECONDS))
         try:
             self._run(argv, stdin=text.encode(), timeout=LOCK_SECONDS + 300.0)
         except Exception as error:
             raise EngineError(f"cannot write rules: {_explain(str(error), text)}") from error
+        self._commits += text.count("\nCOMMIT\n")
 
     def _call(self, *argv: str) -> bytes:
         try:

@@ -1,0 +1,74 @@
+"""Sets of addresses, through the ``ipset`` program: one family's sets whose names are ours.
+
+A set remembers the clients of one endpoint, each for its own time (net/netfilter/ipset/ip_set_hash_ip.c); rules put
+them in. It begins small (64 buckets) and grows by itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+
+from rules.iptables.engines import EngineError, Run
+from rules.iptables.names import set_prefix
+from rules.snapshot import Family
+
+MAX_CLIENTS = 1 << 20  # per set
+_TIMEOUT = 10800  # seconds, of entries that say none; rules always do
+_PATIENCE = 1.0  # seconds: nf_tables lets go of a set only when it has freed the rules that spoke of it
+
+
+class Sets:
+    """Reads, makes and destroys sets in the namespace of the calling thread."""
+
+    def __init__(self, run: Run, family: Family) -> None:
+        self._run = run
+        self._prefix, self._inet = set_prefix(family), "inet" if family is Family.IPV4 else "inet6"
+        self._present = shutil.which("ipset") is not None
+
+    def read(self) -> frozenset[str]:
+        """Names of those that are there. Without the program there are none."""
+        if not self._present:
+            return frozenset()
+        names = self._call("list", "-n").decode().split()
+        return frozenset(name for name in names if name.startswith(self._prefix))
+
+    def make(self, names: Sequence[str]) -> None:
+        """Have these sets, empty."""
+        if not names:
+            return
+        if not self._present:
+            raise EngineError(
+                "cannot keep clients with their endpoints (sessionAffinity: ClientIP): the ipset program is not"
+                " installed (Debian and Ubuntu: apt install ipset)"
+            )
+        kind = f"hash:ip family {self._inet} hashsize 64 maxelem {MAX_CLIENTS} timeout {_TIMEOUT}"
+        self._restore([line for name in names for line in (f"create {name} {kind}", f"flush {name}")])
+
+    def destroy(self, names: Sequence[str]) -> None:
+        """Have these sets no more; whoever was in them is forgotten at once."""
+        if not names:
+            return
+        self._restore([f"flush {name}" for name in names])
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._restore([f"destroy {name}" for name in names if name in self.read()])
+                return
+            except EngineError as error:
+                if "in use" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def _restore(self, lines: list[str]) -> None:
+        try:
+            self._run(("ipset", "-exist", "restore"), stdin="".join(f"{line}\n" for line in lines).encode())
+        except Exception as error:
+            raise EngineError(f"cannot change sets of clients: {error}") from error
+
+    def _call(self, *words: str) -> bytes:
+        try:
+            return self._run(("ipset", *words))
+        except Exception as error:
+            raise EngineError(f"cannot read sets of clients: {error}") from error
