@@ -145,7 +145,7 @@ class Dataplane:
         self, names: Collection[ServiceName], wanted: Mapping[ServiceName, ServiceFrontends]
     ) -> dict[ServiceName, ServiceFrontends | None]:
         found = {name: wanted.get(name) for name in names}
-        return {n: s for n, s in found.items() if n in self._refused or _ports(s) != _ports(self._done.get(n))}
+        return {n: s for n, s in found.items() if n in self._refused or _rules_of(s) != _rules_of(self._done.get(n))}
 
     def _done_of(self, step: _Step) -> list[ServiceFrontends]:
         """The Services of a step as the kernel has them."""
@@ -260,8 +260,9 @@ class Dataplane:
             return 0, time.monotonic() - began
 
 
-def _ports(service: ServiceFrontends | None) -> object:
-    return service.ports if service is not None else ()
+def _rules_of(service: ServiceFrontends | None) -> object:
+    """What a Service's rules depend on."""
+    return (service.ports, service.health_check and service.health_check.port) if service is not None else ((), None)
 
 
 def _halves(step: _Step) -> tuple[_Step, _Step]:

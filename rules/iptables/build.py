@@ -24,20 +24,13 @@ def make_rule(
 ) -> Rule:
     """A rule. ``source`` and ``destination`` are canonical CIDRs (see ``host``); one that begins with ``!`` is negated.
     ``matches`` follow the comment; ``then`` is the target with its options."""
-    parts = []
-    if source:
-        parts.append(_address("-s", source))
-    if destination:
-        parts.append(_address("-d", destination))
+    where = f"{_address('-s', source)}{_address('-d', destination)}"
     if interface:
-        parts.append(f"-o {interface}")
+        where += f"-o {interface} "
     if protocol:
-        parts.append(f"-p {protocol}")
-    parts.append(f"-m comment --comment {quote_comment(shorten_comment(comment))}")
-    if matches:
-        parts.append(matches)
-    parts.append(f"-j {then}")
-    return Rule(" ".join(filter(None, parts)))
+        where += f"-p {protocol} "
+    comment = quote_comment(shorten_comment(comment))
+    return Rule(f"{where}-m comment --comment {comment} {matches}{' ' if matches else ''}-j {then}")
 
 
 def our_rule(
@@ -76,6 +69,6 @@ def share_of(part: int, whole: int) -> str:
 
 
 def _address(option: str, address: str) -> str:
-    if address.startswith("!"):
-        return f"! {option} {address[1:]}"
-    return "" if address in _EVERYTHING else f"{option} {address}"
+    if not address or address in _EVERYTHING:
+        return ""
+    return f"! {option} {address[1:]} " if address[0] == "!" else f"{option} {address} "

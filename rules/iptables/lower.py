@@ -30,7 +30,7 @@ from typing import NamedTuple
 from rules.iptables import names, shared
 from rules.iptables.diff import ChainChange, JumpChange, Plan, TablePlan, make_plan
 from rules.iptables.directory import AddressDirectory, PortDirectory
-from rules.iptables.port import Directory, Line, PortRules, lower_port
+from rules.iptables.port import Directory, Line, PortRules, lower_health_check, lower_port
 from rules.iptables.ruleset import TABLES, Rules, Ruleset, Table
 from rules.policy import Frontends, PortFrontends, ServiceFrontends
 from rules.snapshot import Family, ServiceName
@@ -62,7 +62,7 @@ class Lowering:
         }
         self._node_ports = {
             Directory.NODE_PORTS: PortDirectory(names.NODE_PORTS, "P"),
-            Directory.REFUSED_NODE_PORTS: PortDirectory(names.NODE_PORTS, "N"),
+            Directory.FILTER_NODE_PORTS: PortDirectory(names.NODE_PORTS, "N"),
         }
         self._cidrs: tuple[str, ...] = ()
         self._draft = _Draft()
@@ -81,7 +81,7 @@ class Lowering:
         """
         self._draft = _Draft()
         if changed is None:
-            changed = self._known.keys() | frontends.services.keys()
+            changed = dict.fromkeys((*frontends.services, *self._known))
             self._follow_settings(frontends)
         for name in changed:
             self._follow(name, frontends.services.get(name))
@@ -107,8 +107,7 @@ class Lowering:
 
     def _follow(self, name: ServiceName, service: ServiceFrontends | None) -> None:
         """One Service as it is now (None: gone). What it contributed before is worked out again rather than kept."""
-        ports = tuple(p for p in service.ports if p.family is self._family) if service is not None else ()
-        known, now = self._known.get(name), _Known(ports, self._cidrs) if ports else None
+        known, now = self._known.get(name), self._know(service)
         if known == now:
             return
         before, after = _contribution(known), _contribution(now)
@@ -125,6 +124,14 @@ class Lowering:
         self._draft.remember_sets(before.sets ^ after.sets, self._sets)
         self._sets -= before.sets - after.sets
         self._sets |= after.sets
+
+    def _know(self, service: ServiceFrontends | None) -> _Known | None:
+        """What its rules are made from; None: nothing, it has no rules."""
+        if service is None:
+            return None
+        ports = tuple(port for port in service.ports if port.family is self._family)
+        check = service.health_check.port if service.health_check is not None else 0
+        return _Known(service.name, ports, check, self._cidrs) if ports else None
 
     def _put_line(self, line: Line, rules: Rules) -> None:
         if line.address is None:
@@ -153,16 +160,21 @@ class Lowering:
 class _Known(NamedTuple):
     """What a Service's rules were made from."""
 
+    name: ServiceName
     ports: tuple[PortFrontends, ...]
+    health_check: int  # a TCP port of the node; 0: none
     cidrs: tuple[str, ...]
 
 
 def _contribution(known: _Known | None) -> PortRules:
     """All that a Service contributes."""
     found = PortRules()
-    ports, cidrs = known or ((), ())
-    for port in ports:
-        part = lower_port(port, cidrs)
+    if known is None:
+        return found
+    if known.health_check:
+        found.lines.update(lower_health_check(known.name, known.health_check))
+    for port in known.ports:
+        part = lower_port(port, known.cidrs)
         found.chains.update(part.chains)
         found.lines.update(part.lines)
         found = replace(found, sets=found.sets | part.sets)

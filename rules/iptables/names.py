@@ -7,6 +7,7 @@ name. So per-Service chains are called after a hash, which is the same on every 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 
 MAX_CHAIN_NAME = 28
@@ -93,6 +94,7 @@ def endpoint_key(port: str, protocol: str, endpoint: str) -> str:
     return _hash(port, protocol, endpoint).hex()[:16]
 
 
+@functools.lru_cache(maxsize=8192)  # a Service's names are wanted several times while it is lowered
 def _digest(port: str, protocol: str, endpoint: str = "") -> str:
     """80 bits of SHA-256 in base32, over the same text as kube-proxy (pkg/proxy/iptables: portProtoHash)."""
     return base64.b32encode(_hash(port, protocol, endpoint)[:10]).decode()

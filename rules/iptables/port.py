@@ -12,7 +12,7 @@ from rules.iptables.build import LOCAL_SOURCE, host, make_rule, share_of
 from rules.iptables.ruleset import Rule, Rules
 from rules.iptables.tree import LEAF, Fork, Leaf, Place, Tree
 from rules.policy import Action, Backend, Frontend, Kind, Masquerade, Pool, PortFrontends, Route, Source
-from rules.snapshot import Family
+from rules.snapshot import Family, ServiceName
 
 _UNREACHABLE = {Family.IPV4: "icmp-port-unreachable", Family.IPV6: "icmp6-port-unreachable"}
 _RANK = {kind: rank for rank, kind in enumerate(Kind)}  # whose ClusterIP it is comes before whose external IP
@@ -25,7 +25,7 @@ class Directory(Enum):
     NODE_PORTS = "P"  # nat: by port
     REFUSED_INSIDE = "R"  # filter: ClusterIPs
     REFUSED_OUTSIDE = "E"  # filter: external and load balancer addresses
-    REFUSED_NODE_PORTS = "N"  # filter: by port
+    FILTER_NODE_PORTS = "N"  # filter: by port; what is refused, and health checks, which are let in
     FIREWALL = "F"  # filter: load balancer addresses with source ranges
 
 
@@ -52,6 +52,13 @@ def lower_port(port: PortFrontends, cidrs: tuple[str, ...]) -> PortRules:
     """One Service port, alone. ``cidrs``: the pod network in its family."""
     lowering = _Port(port, cidrs)
     return PortRules(lowering.chains(), dict(lowering.lines()), lowering.sets())
+
+
+def lower_health_check(name: ServiceName, port: int) -> dict[Line, Rules]:
+    """Load balancers may ask, even where the host's own rules let nobody in."""
+    line = Line(Directory.FILTER_NODE_PORTS, "TCP", None, port, (len(_RANK), *name, "", "TCP", port))
+    matches = f"-m tcp --dport {port}"
+    return {line: (make_rule(f"{name} health check node port", protocol="tcp", matches=matches, then="ACCEPT"),)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ class _Port:
         rule = self._rule(frontend, comment, then=self._refusal(last.action))
         if frontend.kind is Kind.CLUSTER_IP:
             return self._line(Directory.REFUSED_INSIDE, frontend), (rule,)
-        outside = Directory.REFUSED_NODE_PORTS if frontend.address is None else Directory.REFUSED_OUTSIDE
+        outside = Directory.FILTER_NODE_PORTS if frontend.address is None else Directory.REFUSED_OUTSIDE
         return self._line(outside, frontend), (rule,)
 
     def _spread(self, pool: Pool) -> dict[str, Rules]:

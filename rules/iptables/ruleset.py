@@ -22,6 +22,7 @@ OWNER = "podwire"  # the first word of the comment on each of our jumps
 
 _PLAIN = re.compile(r"[^\s\"'\\]+")
 _PLAIN_COMMENT = re.compile(r"[A-Za-z0-9_-]+")
+_SPECIAL, _BACKSLASH = re.compile(r"([\"'\\])"), r"\\\1"
 _ODD = re.compile(r"[^ -~]")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 _JUMP = re.compile(r"(?:^|\s)-[jg] (\S+)")
@@ -113,7 +114,7 @@ def shorten_comment(text: str) -> str:
 
 def quote_comment(text: str) -> str:
     """A comment as ``xtables_save_string`` prints it: bare only where it is letters, digits, ``_`` and ``-``."""
-    return text if _PLAIN_COMMENT.fullmatch(text) else _quoted(text)
+    return text if " " not in text and _PLAIN_COMMENT.fullmatch(text) else _quoted(text)
 
 
 def join_words(words: Iterable[str]) -> str:
@@ -147,4 +148,4 @@ def _quote(word: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    return '"' + re.sub(r"([\"'\\])", r"\\\1", word) + '"'
+    return f'"{_SPECIAL.sub(_BACKSLASH, word)}"' if _SPECIAL.search(word) else f'"{word}"'

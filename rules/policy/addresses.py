@@ -6,10 +6,14 @@ addresses and CIDRs, white space around CIDRs, and CIDRs with host bits set; sto
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import re
 from collections.abc import Iterable
 
 from rules.snapshot import Family
+
+_LEADING_ZERO = re.compile(r"(?:^|\.)0\d")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -22,14 +26,16 @@ _MAPPED = 96  # bits of ::ffff:0:0/96, in which IPv6 holds the IPv4 addresses (R
 
 def parse_address(text: str) -> Address:
     """The address; raises ValueError."""
-    address = ipaddress.ip_address(_decimal(text.strip()))
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
+    text = text.strip()
+    if ":" not in text:
+        return ipaddress.IPv4Address(_decimal(text))
+    address = ipaddress.IPv6Address(text)
     if address.scope_id is not None:
         raise ValueError(f"{text!r} has a zone: it means something on one link of one machine only")
     return address.ipv4_mapped or address
 
 
+@functools.lru_cache(maxsize=1024)  # the same few networks are asked about for every Service
 def parse_network(text: str) -> Network:
     """The network of a CIDR, host bits cleared; a bare address is a network of one. Raises ValueError."""
     address, slash, length = text.strip().partition("/")
@@ -51,6 +57,8 @@ def of_family(networks: Iterable[Network], family: Family) -> tuple[str, ...]:
 
 def _decimal(text: str) -> str:
     """Dotted quads without leading zeros, which ``ipaddress`` refuses because some programs read them as octal."""
+    if not _LEADING_ZERO.search(text):
+        return text
     parts = text.split(".")
     if ":" in text or not all(part.isascii() and part.isdigit() for part in parts):
         return text
