@@ -25,7 +25,7 @@ _PLAIN_COMMENT = re.compile(r"[A-Za-z0-9_-]+")
 _SPECIAL, _BACKSLASH = re.compile(r"([\"'\\])"), r"\\\1"
 _ODD = re.compile(r"[^ -~]")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
-_JUMP = re.compile(r"(?:^|\s)-[jg] (\S+)")
+_JUMP = re.compile(r"(?:^|(?<!--comment)\s)-[jg] (\S+)")  # somebody's comment may be "-j"
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -60,9 +60,9 @@ class Rule:
     def _after(self, option: str) -> str:
         if option not in self.text:  # most rules are not what is looked for: do not split them
             return ""
-        words = split_words(self.text)
-        for name, value in pairwise(words):
-            if name == option:
+        words = ["", *split_words(self.text)]
+        for before, (name, value) in zip(words, pairwise(words[1:]), strict=False):
+            if name == option and before != "--comment":
                 return value
         return ""
 
