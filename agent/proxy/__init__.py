@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from agent.kube.client import Client
@@ -52,7 +52,23 @@ async def run(client: Client, options: Options, *, ready: Callable[[], None]) ->
     for warning in choice.warnings:
         log.warning("%s", warning)
     engines = {family: make_engine(choice, run_program, family) for family in options.families}
-    await Proxy(client, options, dataplane=Dataplane(engines), ready=ready).run()
+    served = asyncio.Event()
+
+    def announce() -> None:
+        served.set()
+        ready()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_clear_other_variant(choice, options, served))
+        await Proxy(client, options, dataplane=Dataplane(engines), ready=announce).run()
+
+
+async def _clear_other_variant(choice: Choice, options: Options, served: asyncio.Event) -> None:
+    """Rules of an earlier run in the other variant's tables would go on sending packets where they should no longer go.
+    They are removed once ours are there, so that nobody misses them."""
+    await served.wait()
+    others = [engine for engine in _installed_engines(run_program) if engine.variant != choice.variant]
+    await asyncio.to_thread(_remove_rules, others, loopback=options.localhost_node_ports)
 
 
 async def dry_run(client: Client, options: Options) -> str:
@@ -69,11 +85,18 @@ def make_plan(snapshot: Snapshot, installed: Ruleset, family: Family = Family.IP
 
 def cleanup(options: Options, *, run: Run = run_program) -> None:
     """Remove all of podwire's rules from the calling thread's namespace, whichever engine put them there. Blocks."""
-    for engine in _installed_engines(run):
-        opened_loopback = MARTIANS in engine.read().filter.chains
+    _remove_rules(_installed_engines(run), loopback=False)
+
+
+def _remove_rules(engines: Iterable[Engine], *, loopback: bool) -> None:
+    """``loopback``: NodePorts are still served on 127.0.0.1, by others than these."""
+    for engine in engines:
+        installed = engine.read()
+        if installed != Ruleset():
+            log.info("removing podwire's rules from the %s tables", engine.variant)
         engine.cleanup()
         engine.close()
-        if opened_loopback:
+        if MARTIANS in installed.filter.chains and not loopback:
             disable_route_localnet()
 
 

@@ -6,6 +6,7 @@ them in. It begins small (64 buckets) and grows by itself.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ from rules.iptables.engines import EngineError, Run
 from rules.iptables.names import set_prefix
 from rules.snapshot import Family
 
+log = logging.getLogger(__name__)
+
 MAX_CLIENTS = 1 << 20  # per set
 _TIMEOUT = 10800  # seconds, of entries that say none; rules always do
-_PATIENCE = 1.0  # seconds: nf_tables lets go of a set only when it has freed the rules that spoke of it
+PATIENCE = 1.0  # seconds: nf_tables lets go of a set only when it has freed the rules that spoke of it
 
 
 class Sets:
@@ -46,20 +49,33 @@ class Sets:
         kind = f"hash:ip family {self._inet} hashsize 64 maxelem {MAX_CLIENTS} timeout {_TIMEOUT}"
         self._restore([line for name in names for line in (f"create {name} {kind}", f"flush {name}")])
 
-    def destroy(self, names: Sequence[str]) -> None:
-        """Have these sets no more; whoever was in them is forgotten at once."""
-        if not names:
-            return
-        self._restore([f"flush {name}" for name in names])
-        deadline = time.monotonic() + _PATIENCE
-        while True:
+    def destroy(self, names: Sequence[str], *, patience: float = PATIENCE) -> None:
+        """Have these sets no more. ``patience``: seconds for which rules that were just removed may still hold them."""
+        deadline = time.monotonic() + patience
+        while left := self._destroy_unused(names):
+            if time.monotonic() > deadline:
+                raise EngineError(f"cannot destroy sets of clients: somebody else's rules use {', '.join(left)}")
+            time.sleep(0.01)
+
+    def destroy_unused(self, names: Sequence[str], *, patience: float = PATIENCE) -> None:
+        """Have no more of these sets than rules of the other variant of iptables use."""
+        try:
+            self.destroy(names, patience=patience)
+        except EngineError as error:
+            log.info("%s", error)
+
+    def _destroy_unused(self, names: Sequence[str]) -> list[str]:
+        """One try; returns those that are still used."""
+        left: list[str] = []
+        present = self.read() if names else frozenset()
+        for name in (name for name in names if name in present):
             try:
-                self._restore([f"destroy {name}" for name in names if name in self.read()])
-                return
+                self._restore([f"destroy {name}"])
             except EngineError as error:
-                if "in use" not in str(error) or time.monotonic() > deadline:
+                if "in use" not in str(error):
                     raise
-                time.sleep(0.01)
+                left.append(name)
+        return left
 
     def _restore(self, lines: list[str]) -> None:
         try:

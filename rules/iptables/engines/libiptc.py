@@ -21,11 +21,12 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from rules.iptables.diff import Plan, TablePlan, diff_rulesets
 from rules.iptables.engines import LOCK_SECONDS, EngineError, Part, Run, Variant, Watch
-from rules.iptables.engines.ipset import Sets
+from rules.iptables.engines.ipset import PATIENCE, Sets
 from rules.iptables.engines.restore import RestoreEngine
 from rules.iptables.engines.watch import lock_file
 from rules.iptables.ruleset import TABLES, Rule, Ruleset
@@ -85,7 +86,9 @@ class LibiptcEngine:
         self._sets.destroy(plan.old_sets)
 
     def cleanup(self) -> None:
-        self.apply(diff_rulesets(self.read(), Ruleset()))
+        plan = diff_rulesets(self.read(), Ruleset())
+        self.apply(replace(plan, old_sets=()))
+        self._sets.destroy_unused(plan.old_sets, patience=PATIENCE if plan.tables else 0)
 
     def close(self) -> None:
         for table in TABLES:

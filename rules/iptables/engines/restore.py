@@ -18,11 +18,12 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rules.iptables.diff import Plan, diff_rulesets
 from rules.iptables.engines import LOCK_SECONDS, EngineError, Part, Run, Variant, Watch
-from rules.iptables.engines.ipset import Sets
+from rules.iptables.engines.ipset import PATIENCE, Sets
 from rules.iptables.engines.watch import LockWatch, NftWatch
 from rules.iptables.names import MADE, MADE_TABLE
 from rules.iptables.parse import ParseError, Saved, parse_chains, parse_save
@@ -87,7 +88,9 @@ class RestoreEngine:
         return NftWatch(self._family) if self._variant == "nft" else LockWatch()
 
     def cleanup(self) -> None:
-        self.apply(diff_rulesets(self._save().ruleset, Ruleset()))
+        plan = diff_rulesets(self._save().ruleset, Ruleset())
+        self.apply(replace(plan, old_sets=()))
+        self._sets.destroy_unused(plan.old_sets, patience=PATIENCE if plan.tables else 0)
         if self._variant == "nft":
             self._unmake(self._save().made)
 
