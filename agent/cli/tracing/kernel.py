@@ -76,9 +76,14 @@ class Listener:
     """Sockets in the node's namespace, open and subscribed from the moment it is made."""
 
     def __init__(self, place: Place, *, log: bool) -> None:
-        self._sockets = [place.inside(_open_nft)]
-        if log:
-            self._sockets.append(place.inside(_open_log))
+        self._sockets: list[socket.socket] = []
+        try:
+            for subscribe in (_subscribe_to_nft, _subscribe_to_log) if log else (_subscribe_to_nft,):
+                self._sockets.append(place.inside(_open))
+                subscribe(self._sockets[-1])
+        except BaseException:
+            self.close()
+            raise
 
     def events(self, *, quiet: float = 0.2) -> list[Event]:
         """What was told, until nothing has been for ``quiet`` seconds (at most ten times as long)."""
@@ -201,19 +206,15 @@ def _text(value: bytes) -> str:
     return value.split(b"\0")[0].decode(errors="replace")
 
 
-def _open_nft() -> socket.socket:
-    sock = _open()
+def _subscribe_to_nft(sock: socket.socket) -> None:
     sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFNLGRP_NFTRACE)
-    return sock
 
 
-def _open_log() -> socket.socket:
+def _subscribe_to_log(sock: socket.socket) -> None:
     """Bound (NFULA_CFG_CMD 1) to group 0, to which TRACE logs; told at once (QTHRESH 5), and without the packets'
     content (MODE 2)."""
-    sock = _open()
     for attribute, value in ((1, b"\x01"), (2, struct.pack(">IBB", 0, 1, 0)), (5, struct.pack(">I", 1))):
         _configure(sock, attribute, value)
-    return sock
 
 
 def _open() -> socket.socket:
@@ -232,7 +233,7 @@ def _configure(sock: socket.socket, attribute: int, value: bytes) -> None:
     sock.send(struct.pack("=IHHII", _HEADER + len(body), _LOG_CONFIG, 5, 1, 0) + body)  # NLM_F_REQUEST | NLM_F_ACK
     (code,) = struct.unpack_from("=i", sock.recv(4096), _HEADER)
     sock.setblocking(False)
-    if code == -errno.EBUSY:
+    if code in (-errno.EBUSY, -errno.EPERM):  # EPERM: somebody else has bound it
         raise TraceFailure(
             "cannot listen to the kernel's trace: another program (ulogd?) has log group 0 of this namespace"
         )

@@ -161,8 +161,8 @@ def _difference(way: Sequence[tuple[str, str, Rule | None]], expected: Sequence[
     best = max((_common(way, outcome) for outcome in expected), default=0)
     if best < len(way):
         table, chain, rule = way[best]
-        return f"after {best} steps as predicted it met {table} {chain}: {rule}"
-    return f"it went {best} steps as predicted, and then no further"
+        return f"as predicted for {best} of its steps, then it met {table} {chain}: {rule}"
+    return f"as predicted for {best} of its steps, and then no further"
 
 
 def _common(way: Sequence[tuple[str, str, Rule | None]], outcome: Outcome) -> int:

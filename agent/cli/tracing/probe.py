@@ -99,12 +99,20 @@ def make_socket(sender: Sender, protocol: str) -> socket.socket:
     """A socket of the sender's namespace, bound to its address and a port of its own. Raises TraceFailure."""
     kind, number = _SOCKETS[protocol]
     family = _FAMILIES[Family(ipaddress.ip_address(sender.address).version)]
+
+    def make() -> socket.socket:
+        sock = socket.socket(family, kind, number)
+        try:
+            sock.bind((sender.address, 0))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
     try:
-        sock = sender.place.inside(lambda: socket.socket(family, kind, number))
-        sock.bind((sender.address, 0))
+        return sender.place.inside(make)
     except OSError as error:
         raise TraceFailure(f"cannot send {protocol.upper()} from {sender.address}: {error.strerror}") from error
-    return sock
 
 
 def _join(node: Place, name: str, address: str) -> None:
