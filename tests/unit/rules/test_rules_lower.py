@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rules.iptables.lower import Memo, lower_frontends
+from rules.iptables.lower import lower_frontends
 from rules.iptables.ruleset import MAX_COMMENT, Ruleset
-from rules.policy import Frontends, resolve_frontends
-from rules.policy import Memo as PolicyMemo
+from rules.policy import resolve_frontends
 from rules.snapshot import Family, LoadBalancerIngress, Settings
 from rules.trace import Outcome, Packet, trace_packet
-from tests.harness.services import SETTINGS, Made, endpoint, make_service, make_snapshot, many_services
+from tests.harness.services import SETTINGS, Made, endpoint, make_service, make_snapshot
 
 POD, OTHER_POD, REMOTE_POD, OUTSIDER = "10.244.0.1", "10.244.0.2", "10.244.1.3", "192.0.2.1"
 NODE_IP, VIP = "192.0.2.2", "10.96.0.10"
@@ -35,6 +32,7 @@ BASE_FILTER = """\
 *filter
 :KUBE-EXTERNAL-SERVICES - [0:0]
 :KUBE-FORWARD - [0:0]
+:KUBE-NODEPORTS - [0:0]
 :KUBE-PROXY-FIREWALL - [0:0]
 :KUBE-SERVICES - [0:0]
 -A FORWARD -m comment --comment "podwire: load balancer source ranges" -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL
@@ -46,6 +44,7 @@ BASE_FILTER = """\
 -A OUTPUT -m comment --comment "podwire: load balancer source ranges" -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL
 -A OUTPUT -m comment --comment "podwire: refused Services" -m conntrack --ctstate NEW -j KUBE-SERVICES
 -A OUTPUT -m comment --comment "podwire: Services refused from outside" -m conntrack --ctstate NEW -j KUBE-EXTERNAL-SERVICES
+-A KUBE-EXTERNAL-SERVICES ! -d 127.0.0.0/8 -m comment --comment "podwire: NodePorts, on every local address; must be the last rule" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
 -A KUBE-FORWARD -m comment --comment "podwire: no connection known" -m conntrack --ctstate INVALID -j DROP
 -A KUBE-FORWARD -m comment --comment "podwire: sent on to an endpoint" -m mark --mark 0x4000/0x4000 -j ACCEPT
 -A KUBE-FORWARD -m comment --comment "podwire: replies, and the rest of a connection" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -102,13 +101,16 @@ def test_a_service_as_text() -> None:
 def test_affinity_as_text() -> None:
     ruleset = lowered(make_service("web", POD, affinity_seconds=100))
     (sep,) = (name for name in ruleset.nat.chains if name.startswith("KUBE-SEP-"))
-    recent = f"--name {sep} --mask 255.255.255.255 --rsource"
+    clients = sep.replace("KUBE-SEP", "PODWIRE-4")
+    assert ruleset.sets == {clients}
     assert chain(ruleset, "KUBE-SVC-LOLE4ISW44XBNF3G")[1:] == [
-        '-m comment --comment "default/web -> 10.244.0.1:8080, as before" -m recent --rcheck --seconds 100'
-        f" --reap {recent} -j {sep}",
+        f'-m comment --comment "default/web -> 10.244.0.1:8080, as before" -m set --match-set {clients} src -j {sep}',
         f'-m comment --comment "default/web -> 10.244.0.1:8080" -j {sep}',
     ]
-    assert f"-m recent --set {recent} -m tcp -j DNAT" in chain(ruleset, sep)[1]
+    assert chain(ruleset, sep)[1] == (
+        '-m comment --comment "default/web remember that the client was sent to 10.244.0.1:8080"'
+        f" -j SET --add-set {clients} src --exist --timeout 100"
+    )
 
 
 def test_source_ranges_as_text() -> None:
@@ -140,10 +142,11 @@ def test_refusals_as_text(protocol: str, answer: str) -> None:
         f'-d 10.96.0.10/32 -p {small} -m comment --comment "default/web ClusterIP has no endpoints"'
         f" -m {small} --dport 80 -j REJECT --reject-with {answer}"
     ]
-    assert chain(ruleset, "KUBE-EXTERNAL-SERVICES", table="filter") == [
-        f'-p {small} -m comment --comment "default/web NodePort has no endpoints" -m addrtype --dst-type LOCAL'
+    assert chain(ruleset, "KUBE-NODEPORTS", table="filter") == [
+        f'-p {small} -m comment --comment "default/web NodePort has no endpoints"'
         f" -m {small} --dport 30001 -j REJECT --reject-with {answer}"
     ]
+    assert chain(ruleset, "KUBE-EXTERNAL-SERVICES", table="filter")[-1].endswith("-j KUBE-NODEPORTS")
 
 
 def test_ipv6() -> None:
@@ -343,44 +346,3 @@ def test_egress_without_a_bridge_or_a_wider_pod_network() -> None:
         '-s 10.244.0.0/24 -m comment --comment "podwire: leaves with the node\\\'s address"'
         " -j MASQUERADE --random-fully",
     ]
-
-
-# Memos.
-
-
-def test_memo_lowers_only_what_changed() -> None:
-    policy, memo = PolicyMemo(), Memo()
-
-    def step(frontends: Frontends) -> Ruleset:
-        found = lower_frontends(frontends, Family.IPV4, memo)
-        assert found == lower_frontends(frontends, Family.IPV4)
-        return found
-
-    first = step(resolve_frontends(many_services(4, 2), policy))
-    second = step(resolve_frontends(many_services(4, 2, shift=1), policy))
-    changed = {name for name in second.nat.chains if second.nat.chains[name] != first.nat.chains.get(name)}
-    assert {name.split("-")[1] for name in changed} == {"SVC", "SEP"}
-    other = replace(many_services(4, 2), settings=Settings(cluster_cidrs=("10.0.0.0/8",)))
-    assert "10.244.0.0/16" not in str(step(resolve_frontends(other, policy)))
-
-
-POOL = [
-    None,
-    make_service("web", POD),
-    make_service("web", POD, OTHER_POD, node_port=30001),
-    make_service("web", endpoint(REMOTE_POD, here=False), external_traffic_policy="Local", node_port=30001),
-    make_service("web", POD, affinity_seconds=60),
-    make_service("web", "nonsense", vip="10.96.0.77"),
-]
-OTHERS = [None, make_service("other", POD, vip="10.96.0.11"), make_service("other", vip="10.96.0.11", protocol="UDP")]
-NETWORKS = [SETTINGS, Settings(), Settings(cluster_cidrs=("10.244.0.0/16", "10.245.0.0/16"), masquerade_all=True)]
-
-
-@given(st.lists(st.tuples(st.sampled_from(POOL), st.sampled_from(OTHERS), st.sampled_from(NETWORKS)), max_size=6))
-def test_incremental_is_full(history: list[tuple[Made | None, Made | None, Settings]]) -> None:
-    policy, memo = PolicyMemo(), Memo()
-    for *made, network in history:
-        snapshot = make_snapshot(*(one for one in made if one is not None), settings=network)
-        frontends = resolve_frontends(snapshot, policy)
-        assert frontends == resolve_frontends(snapshot)
-        assert lower_frontends(frontends, Family.IPV4, memo) == lower_frontends(frontends, Family.IPV4)
