@@ -83,11 +83,8 @@ def _balancing(
     client: Client, caches: Caches, recorder: Recorder, config: Config
 ) -> dict[str, Callable[[], Awaitable[None]]]:
     """Without a pool nobody here gives addresses to load balancers; any other client may."""
-    if not config.load_balancer_pool:
-        return {}
-    own = [address for address in (config.node_ip, config.gateway) if address]
-    pool = Pool.parse(config.load_balancer_pool, reserved=own)
-    return {"load-balancers": LoadBalancers(client, caches, recorder, pool).controller.run}
+    pool = Pool.of_node(config)
+    return {} if pool is None else {"load-balancers": LoadBalancers(client, caches, recorder, pool).controller.run}
 
 
 async def keep_running(name: str, part: Callable[[], Awaitable[None]]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from agent.config import Address, address_span
+from agent.config import Address, Config, address_span
 from agent.controllers.membership import address_family, canonical_address, resolve_families
 from agent.controllers.objects import Service
 
@@ -38,6 +38,12 @@ class Pool:
     def parse(cls, texts: Iterable[str], reserved: Iterable[str] = ()) -> Pool:
         """From CIDRs and ranges (``agent.config.address_span``). Raises ValueError."""
         return cls(tuple(map(address_span, texts)), frozenset(ipaddress.ip_address(text) for text in reserved))
+
+    @classmethod
+    def of_node(cls, config: Config) -> Pool | None:
+        """The pool that a node is set up with, its own addresses left out; None where it has none."""
+        own = [address for address in (config.node_ip, config.gateway) if address]
+        return cls.parse(config.load_balancer_pool, reserved=own) if config.load_balancer_pool else None
 
     def __contains__(self, text: str) -> bool:
         address = parse_address(text)

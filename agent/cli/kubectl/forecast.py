@@ -22,7 +22,8 @@ from agent.cli.kubectl.errors import ApiError, KubectlError, client_error
 from agent.cli.kubectl.forecast_notes import notes_of
 from agent.cli.kubectl.objects import Obj
 from agent.cli.kubectl.prediction import FOLLOWED, Known, know, predict, would_undo
-from agent.config import Paths, read_resolved
+from agent.config import Config, Paths, read_resolved
+from agent.controllers.addresspool import Pool
 from agent.kube.informer import Key
 from agent.proxy.options import Options
 from rules.effects import NO_EFFECT, Effect, diff_frontends
@@ -100,10 +101,11 @@ class Forecast:
 
     def tell(self, edit: Edit) -> Told:
         """What this edit does, once controllers have done their part. Raises KubectlError for an unreadable object."""
-        notes, key = tuple(notes_of(self.known, edit)), Key(edit.namespace, edit.name)
-        if not is_followed(edit) or edit.done == "unchanged":
-            return Told(edit, notes=notes)
+        key = Key(edit.namespace, edit.name)
         try:
+            notes = tuple(notes_of(self.known, edit))
+            if not is_followed(edit) or edit.done == "unchanged":
+                return Told(edit, notes=notes)
             after = predict(self.known, edit.kind, key, edit.after)
         except ValueError as error:
             raise client_error(f"cannot foretell what {edit.target} does to traffic: {error}") from error
@@ -120,32 +122,33 @@ class Forecast:
 
 def open_forecast(cluster: Cluster, *, node_name: str | None, cluster_cidrs: Sequence[str]) -> Forecast:
     """What the API says now, and how the proxy of the node is set up. Raises KubectlError."""
-    options = read_options(Path(cluster.kubeconfig))
+    config = read_config(Path(cluster.kubeconfig))
     known, problems = know({kind: cluster.get(path).get("items") or [] for kind, path in COLLECTIONS.items()})
-    node = choose_node(node_name, options, [key.name for key in known.nodes])
-    settings = options.settings if options else Settings()
+    node = choose_node(node_name, config.node_name if config else None, [key.name for key in known.nodes])
+    settings = Options.from_config(config).settings if config else Settings()
     if cluster_cidrs:
         settings = replace(settings, cluster_cidrs=tuple(_checked(cidr) for cidr in cluster_cidrs))
-    return Forecast(known, node, settings, problems=problems)
+    pool = Pool.of_node(config) if config else None
+    return Forecast(replace(known, pool=pool), node, settings, problems=problems)
 
 
-def read_options(kubeconfig: Path) -> Options | None:
-    """How the proxy of the podwire node with this kubeconfig is set up; None if it is no node's, or unreadable for us.
+def read_config(kubeconfig: Path) -> Config | None:
+    """How the podwire node with this kubeconfig is set up; None if it is no node's, or unreadable for us.
 
     A node's kubeconfig lies in its state directory, and its resolved configuration is found from there.
     """
     file = Paths(kubeconfig.absolute().parent).resolved_config
     try:
-        return Options.from_config(read_resolved(file))
+        return read_resolved(file)
     except (FileNotFoundError, PermissionError):
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise client_error(f"cannot read how the node is set up, from {file}: {error}") from error
 
 
-def choose_node(given: str | None, options: Options | None, names: Sequence[str]) -> str:
+def choose_node(given: str | None, own: str | None, names: Sequence[str]) -> str:
     """``--node-name``, this podwire node, or the only one there is. Raises KubectlError."""
-    wanted = given or (options.node_name if options is not None else None)
+    wanted = given or own
     listed = ", ".join(sorted(names)) or "none"
     if wanted is None and len(names) == 1:
         return names[0]

@@ -1,7 +1,8 @@
 """What is said of an edit besides its effects on packets: what is still to be decided, and by whom. Pure.
 
 Pods that a ReplicaSet is still to make have no address yet; the server chooses anew what it chose for a dry run; a load
-balancer's address comes from a controller. Where something cannot be foretold, that is said and nothing is guessed.
+balancer's address may come from a controller that is not podwire's. Where something cannot be foretold, that is said
+and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.kubectl.objects import Obj, controller_of, meta
+from agent.cli.kubectl.prediction import Known, assign
+from agent.kube.informer import Key
 
 if TYPE_CHECKING:
     from agent.cli.kubectl.dryrun import Edit
-    from agent.cli.kubectl.prediction import Known
 
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicationController", "Job", "CronJob")
 
@@ -33,8 +35,11 @@ def _of_service(known: Known, edit: Edit) -> Iterator[str]:
         return
     if chosen := sorted(_chosen(edit.after) - _chosen(edit.before or {}) - _chosen(edit.manifest)):
         yield f"chosen by the server for this dry run, and chosen anew when it is made: {', '.join(chosen)}"
-    status = edit.after.get("status") or {}
-    if _spec(edit.after).get("type") == "LoadBalancer" and not (status.get("loadBalancer") or {}).get("ingress"):
+    if _spec(edit.after).get("type") != "LoadBalancer":
+        return
+    assigned, problems = assign(known, Key(edit.namespace, edit.name), edit.after)
+    yield from problems
+    if not problems and not ((assigned.get("status") or {}).get("loadBalancer") or {}).get("ingress"):
         yield "its load balancer address is still to come from a controller, and not foretold"
 
 

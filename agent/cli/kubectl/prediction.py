@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from agent.controllers import endpointslices, mirroring
+from agent.controllers.addresspool import Pool, held_addresses, is_ours, resolve_assignment
 from agent.controllers.endpoint_objects import MANAGED_BY, Endpoints
 from agent.controllers.membership import resolve_families, resolve_members
 from agent.controllers.objects import Node, Object, Pod, Service, decoder
@@ -47,7 +48,7 @@ class KnownSlice:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The objects that decide about traffic, by namespace and name."""
+    """The objects that decide about traffic, by namespace and name. ``pool``: load balancer addresses to give away."""
 
     services: Mapping[Key, BothWays] = field(default_factory=dict)
     slices: Mapping[Key, KnownSlice] = field(default_factory=dict)
@@ -55,11 +56,13 @@ class Known:
     nodes: Mapping[Key, Node] = field(default_factory=dict)
     endpoints: Mapping[Key, Endpoints] = field(default_factory=dict)
     proxied_nodes: Mapping[Key, snapshot.Node] = field(default_factory=dict)
+    pool: Pool | None = None
 
     def with_object(self, kind: str, key: Key, obj: Obj | None) -> Known:
         """With one object as it is then (None: deleted), and nothing else changed. Raises ValueError if unreadable."""
         values = _decode(kind, obj) if obj is not None else dict.fromkeys(_READERS[kind])
-        return replace(self, **{name: _put(getattr(self, name), key, value) for name, value in values.items()})
+        fields: dict[str, Any] = {name: _put(getattr(self, name), key, value) for name, value in values.items()}
+        return replace(self, **fields)
 
     def selecting(self, namespace: str, labels: Mapping[str, str]) -> list[Key]:
         """The Services whose selector chooses pods with these labels."""
@@ -92,7 +95,7 @@ def know(objects: Mapping[str, Iterable[Obj]]) -> tuple[Known, tuple[str, ...]]:
                     fields[name][key] = value
             except ValueError as error:
                 problems.append(f"{kind} {key} cannot be read, and is left out: {error}")
-    return Known(**fields), tuple(problems)
+    return Known(**dict[str, Any](fields)), tuple(problems)
 
 
 def key_of(obj: Obj) -> Key:
@@ -101,6 +104,8 @@ def key_of(obj: Obj) -> Key:
 
 def predict(known: Known, kind: str, key: Key, obj: Obj | None) -> Known:
     """The objects after an edit, once controllers have done their part. Raises ValueError if ``obj`` is unreadable."""
+    if kind == "Service" and obj is not None:
+        obj, _ = assign(known, key, obj)
     edited = known.with_object(kind, key, obj)
     for service in _touched(known, edited, kind, key):
         future = _kept(edited, service)
@@ -108,6 +113,21 @@ def predict(known: Known, kind: str, key: Key, obj: Obj | None) -> Known:
             own = {k: s for k, s in edited.slices.items() if not _is_kept_for(s, service)}
             edited = replace(edited, slices={**own, **future})
     return edited
+
+
+def assign(known: Known, key: Key, obj: Obj) -> tuple[Obj, tuple[str, ...]]:
+    """A Service with the addresses that the load balancer controller gives it, and why it does not have more."""
+    service = decoder(Service)(msgspec.json.encode(obj))
+    if known.pool is None or not is_ours(service, known.pool):
+        return obj, ()
+
+    def others(address: str) -> list[Service]:
+        rest = (both.controlled for other, both in known.services.items() if other != key)
+        return [service for service in rest if address in held_addresses(service)]
+
+    assignment = resolve_assignment(service, known.pool, others)
+    ingress = [{"ip": address, "ipMode": "VIP"} for address in assignment.addresses]
+    return {**obj, "status": {"loadBalancer": {"ingress": ingress}}}, assignment.problems
 
 
 def would_undo(before: Known, after: Known, key: Key) -> bool:

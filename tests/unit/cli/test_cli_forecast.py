@@ -14,13 +14,13 @@ from agent.cli.kubectl import register
 from agent.cli.kubectl.discovery import Resource
 from agent.cli.kubectl.dryrun import Edit
 from agent.cli.kubectl.errors import KubectlError
-from agent.cli.kubectl.forecast import UNKNOWN_NETWORK, WRITTEN_BACK, Forecast, choose_node, read_options
+from agent.cli.kubectl.forecast import UNKNOWN_NETWORK, WRITTEN_BACK, Forecast, choose_node, read_config
 from agent.cli.kubectl.prediction import Known, know
 from agent.cli.kubectl.targets import Target
 from agent.config import Config, dump_config
+from agent.controllers.addresspool import Pool
 from agent.controllers.endpointslices import MANAGER
 from agent.kube.informer import Key
-from agent.proxy.options import Options
 from rules.snapshot import Settings
 
 Obj = dict[str, Any]
@@ -170,6 +170,28 @@ def test_what_the_server_chose_for_the_dry_run() -> None:
     ]
 
 
+def test_load_balancer_addresses_come_from_the_pool() -> None:
+    """As its controller gives them away: to one Service after the other, until none is left."""
+    pool = Pool.of_node(Config(node_name="here", node_ip="203.0.113.1", load_balancer_pool=("203.0.113.0/30",)))
+    teller = served()
+    teller.known = replace(teller.known, pool=pool)
+    other = service("other", "10.96.0.11", type="LoadBalancer")
+    third = service("third", "10.96.0.12", type="LoadBalancer", loadBalancerIP="203.0.113.1")
+    lb, seen = "load balancer IP 203.0.113.{}:80/TCP is new: connections {}", "which do not see the client's address"
+    assert told(
+        teller, edit("Service", service(), service(type="LoadBalancer")), edit("Service", None, other, other)
+    ) == [
+        f"+ {lb.format(0, 'are spread over 2 endpoints, ' + seen)}",
+        "+ ClusterIP 10.96.0.11:80/TCP is new: connections are spread over 2 endpoints",
+        f"+ {lb.format(2, 'are spread over 2 endpoints, ' + seen)}",
+    ]
+    assert told(teller, edit("Service", None, third, third)) == [
+        "+ ClusterIP 10.96.0.12:80/TCP is new: connections are spread over 2 endpoints",
+        "loadBalancerIP 203.0.113.1 is this node's own",
+    ]
+    assert Pool.of_node(Config(node_name="here")) is None
+
+
 def test_edits_build_upon_each_other_and_name_other_services() -> None:
     taken = service("other", "10.96.0.10", selector={"app": "nobody"})
     assert told(served(), edit("Service", service(), None), edit("Service", None, taken)) == [
@@ -313,9 +335,8 @@ def test_the_pod_network_may_be_unknown() -> None:
 
 
 def test_which_node() -> None:
-    ours = Options(node_name="a")
-    assert choose_node("b", ours, ["a", "b"]) == "b"
-    assert choose_node(None, ours, ["a", "b"]) == "a"
+    assert choose_node("b", "a", ["a", "b"]) == "b"
+    assert choose_node(None, "a", ["a", "b"]) == "a"
     assert choose_node(None, None, ["a"]) == "a"
 
 
@@ -335,16 +356,16 @@ def test_no_such_node(given: str | None, names: list[str], error: str) -> None:
 
 def test_how_the_node_is_set_up(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
-    assert read_options(kubeconfig) is None
+    assert read_config(kubeconfig) is None
     config = Config(state_dir=tmp_path, node_name="here", pod_cidr="10.250.0.0/24")
     config.paths.run_dir.mkdir()
     config.paths.resolved_config.write_bytes(dump_config(config))
-    found = read_options(kubeconfig)
+    found = read_config(kubeconfig)
     assert found is not None
-    assert (found.node_name, found.settings.cluster_cidrs) == ("here", ("10.250.0.0/24",))
+    assert (found.node_name, found.pod_cidr) == ("here", "10.250.0.0/24")
     config.paths.resolved_config.write_text("{")
     with pytest.raises(KubectlError, match="cannot read how the node is set up, from "):
-        read_options(kubeconfig)
+        read_config(kubeconfig)
 
 
 def test_as_json() -> None:
