@@ -69,6 +69,7 @@ class Dataplane:
         self._refused: dict[ServiceName, ServiceFrontends | None] = {}  # as they were wanted
         self._adopted: dict[Family, frozenset[Destination]] = {}  # until the first sync is through
         self._written: dict[Family, dict[str, int]] = {}
+        self._refusals: dict[Family, int] = {}
         self._conntrack_told = False
 
     def sync(self, wanted: Frontends, *, changed: Collection[ServiceName] | None = None) -> Outcome:
@@ -80,6 +81,7 @@ class Dataplane:
         """
         began = time.monotonic()
         self._written = {family: dict.fromkeys(TABLES, 0) for family in self._engines}
+        self._refusals = dict.fromkeys(self._engines, 0)
         step = self._step(wanted, changed)
         before = self._done_of(step)
         refused = self._bring_about(step)
@@ -100,6 +102,11 @@ class Dataplane:
         """Services of which the kernel holds something else than was wanted."""
         return self._refused.keys()
 
+    @property
+    def refusals(self) -> Mapping[Family, int]:
+        """How often the kernel said no during the last sync, whether or not that failed."""
+        return self._refusals
+
     def check(self, *, thorough: bool = False) -> Plan:
         """Repair what somebody else changed; the plan says what had to be done. Looks only where the kernel announced
         a change, unless ``thorough``."""
@@ -110,9 +117,10 @@ class Dataplane:
             wanted = lowering.ruleset
             plan = self._sentry.look(family, wanted, thorough=thorough)
             if plan:
+                trusted = self._trusted & {family}  # a look at some chains gives no new trust in the others
                 self._trusted.discard(family)
                 self._engines[family].apply(plan)
-                self._trusted.add(family)
+                self._trusted |= trusted
                 found.append(plan)
         self._sentry.account()
         return Plan(tuple(table for plan in found for table in plan.tables))
@@ -120,6 +128,11 @@ class Dataplane:
     def watched(self) -> list[int]:
         """Descriptors that become readable when somebody writes to the tables."""
         return self._sentry.descriptors()
+
+    @property
+    def is_suspicious(self) -> bool:
+        """There is reason for a ``check`` now, of which ``watched`` is not going to tell."""
+        return self._sentry.is_suspicious
 
     def rules(self) -> dict[Family, dict[str, int]]:
         """How many rules are installed, by family and table."""
@@ -218,17 +231,24 @@ class Dataplane:
             plan = diff_rulesets(self._read(family), lowering.ruleset)
         self._trusted.discard(family)
         try:
-            self._sentry.apply(family, plan)
+            self._apply(family, plan)
         except EngineError as error:
             again = diff_rulesets(engine.read(), lowering.ruleset)
-            if again == plan:
+            if _is_same(again, plan):
                 raise
             log.info("somebody else changed our rules meanwhile, planning again (%s)", error)
             plan = again
-            self._sentry.apply(family, plan)
+            self._apply(family, plan)
         self._trusted.add(family)
         for table in plan.tables:
             self._written[family][table.table] += table.rules
+
+    def _apply(self, family: Family, plan: Plan) -> None:
+        try:
+            self._sentry.apply(family, plan)
+        except EngineError:
+            self._refusals[family] += 1
+            raise
 
     def _read(self, family: Family) -> Ruleset:
         """What is installed. The first time this is all that is known of what an earlier proxy did."""
@@ -258,6 +278,12 @@ class Dataplane:
                 log.warning("cannot end UDP connections to endpoints that are gone: %s", error)
             self._conntrack_told = True
             return 0, time.monotonic() - began
+
+
+def _is_same(one: Plan, other: Plan) -> bool:
+    """Whatever the order in which they name what is to be changed."""
+    changes = [{(t.table, change) for t in plan.tables for change in (*t.chains, *t.jumps)} for plan in (one, other)]
+    return changes[0] == changes[1] and (one.new_sets, one.old_sets) == (other.new_sets, other.old_sets)
 
 
 def _rules_of(service: ServiceFrontends | None) -> object:

@@ -80,6 +80,7 @@ class Proxy:
         self._settled = False
         self._descriptors: list[int] = []
         self._look_pause, self._told_pause = LOOK[0], TOLD[0]
+        self._told_at: float | None = None  # since when something waits to be looked at (monotonic seconds)
         self._last_repair = ""
 
     async def run(self) -> None:
@@ -114,16 +115,21 @@ class Proxy:
         while True:
             self._deaf()
             try:
-                if self._world.has_news or not self._settled:
+                busy = self._world.has_news or not self._settled
+                if busy:
                     self._settled = await self._sync(thread)
-                else:
-                    await self._check(thread, thorough=not poked)
+                if not busy or self._has_waited():
+                    await self._check(thread, thorough=not (busy or poked))
             except EngineError as error:
                 log.error("%s: trying again in %g s", error, pause)
                 self._settled = False
             self._listen()
             poked = await self._tick.wait(self._look_pause if self._settled else pause)
             pause = RETRY[0] if self._settled or poked else min(pause * 2, RETRY[1])
+
+    def _has_waited(self) -> bool:
+        """What the kernel told of has waited long enough, though there is always something else to do."""
+        return self._told_at is not None and time.monotonic() - self._told_at >= TOLD[1]
 
     async def _sync(self, thread: ThreadPoolExecutor) -> bool:
         """One change of the kernel. False if some Services were refused and have to be tried again."""
@@ -139,8 +145,8 @@ class Proxy:
             self._world.give_back(news)
             self._notes.fresh |= notes.fresh
             self._notes.triggered += notes.triggered
-            for family in self._options.families:
-                self._metrics.failed(family, time.monotonic() - began, full=not self._settled)
+            for family, refusals in self._dataplane.refusals.items():
+                self._metrics.failed(family, time.monotonic() - began, full=not self._settled, refusals=refusals)
             raise
         self._remember(part, news.changed)
         self._report(part, outcome, notes)
@@ -162,13 +168,18 @@ class Proxy:
         self._meter.follow(self._serving, changed)
 
     def _listen(self) -> None:
-        """Be told when somebody writes to the tables: once, until the next look."""
+        """Be told when somebody writes to the tables: once, until the next look. Who did while we wrote has been
+        noticed already."""
+        if self._dataplane.is_suspicious:
+            self._was_told()
+            return
         self._descriptors = self._dataplane.watched()
         for descriptor in self._descriptors:
             asyncio.get_running_loop().add_reader(descriptor, self._was_told)
 
     def _was_told(self) -> None:
         self._deaf()
+        self._told_at = self._told_at or time.monotonic()
         asyncio.get_running_loop().call_later(self._told_pause, self._tick.poke)
 
     def _deaf(self) -> None:
@@ -190,6 +201,7 @@ class Proxy:
                 full=not self._settled,
                 written=outcome.written[family],
                 installed=installed[family],
+                refusals=self._dataplane.refusals[family],
             )
             ended, took = outcome.ended[family]
             self._metrics.conntrack_reconciled(family, took, deleted=ended)
@@ -228,7 +240,7 @@ class Proxy:
         """Repair what somebody changed. A repair that does not hold is not repeated at full speed: somebody else has
         the opposite in mind, or this iptables prints rules in another form than it was given them."""
         began = time.monotonic()
-        check = partial(self._dataplane.check, thorough=thorough)
+        check, self._told_at = partial(self._dataplane.check, thorough=thorough), None
         plan = await asyncio.get_running_loop().run_in_executor(thread, check)
         elapsed = time.monotonic() - began
         self._metrics.checked(elapsed, repaired=bool(plan))

@@ -79,23 +79,24 @@ class Metrics:
         full: bool,
         written: Mapping[str, int],
         installed: Mapping[str, int],
+        refusals: int = 0,
     ) -> None:
         """A sync of one family succeeded. ``full``: it began by reading what was there, rather than knowing it.
-        ``written``, ``installed``: rules by table."""
+        ``written``, ``installed``: rules by table. ``refusals``: how often the kernel had to be asked again."""
         label = family_label(family)
         self._took(label, seconds, full=full)
+        self._refusals(label, refusals, full=full)
         self._last_sync.labels(label).set_to_current_time()
         for gauge, counts in ((self._rules_last, written), (self._rules, installed)):
             for table, count in counts.items():
                 gauge.labels(table, label).set(count)
 
-    def failed(self, family: Family, seconds: float, *, full: bool) -> None:
-        """The kernel refused a sync of one family. A partial one is followed by a full one."""
+    def failed(self, family: Family, seconds: float, *, full: bool, refusals: int = 1) -> None:
+        """A sync failed; ``refusals``: how often the kernel said no to this family. A partial sync is followed by a
+        full one."""
         label = family_label(family)
         self._took(label, seconds, full=full)
-        self._failures.labels(label).inc()
-        if not full:
-            self._partial_failures.labels(label).inc()
+        self._refusals(label, refusals, full=full)
 
     def committed(self, frontends: Frontends, *, triggered: Iterable[float], refused: int = 0) -> None:
         """All families are as ``frontends`` says, but for ``refused`` Services. ``triggered``: when the endpoint
@@ -129,6 +130,12 @@ class Metrics:
         """Health checks of Services: how many can be asked, how many have a port that cannot be had."""
         self._check_ports.labels("listening").set(listening)
         self._check_ports.labels("failed").set(failed)
+
+    def _refusals(self, label: str, count: int, *, full: bool) -> None:
+        """What follows the first refusal of a partial sync is none any more."""
+        self._failures.labels(label).inc(count)
+        if count and not full:
+            self._partial_failures.labels(label).inc()
 
     def _took(self, label: str, seconds: float, *, full: bool) -> None:
         self._seconds.labels(label).observe(seconds)

@@ -29,6 +29,11 @@ class Sentry:
         self._counted = dict.fromkeys(engines, 0)  # of each engine's own transactions
         self._suspect: dict[Family, Chains | None] = {}  # None: anything
 
+    @property
+    def is_suspicious(self) -> bool:
+        """Somebody else wrote while we did: this is known already, and no descriptor is going to tell of it again."""
+        return bool(self._suspect)
+
     def descriptors(self) -> list[int]:
         return [watch.fileno() for watch in self._watches.values()]
 

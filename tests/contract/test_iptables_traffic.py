@@ -38,7 +38,7 @@ class Serving:
     engine: Engine
 
     def __post_init__(self) -> None:
-        self.dataplane = Dataplane({Family.IPV4: self.engine}, run)
+        self.dataplane = Dataplane({Family.IPV4: self.engine})
 
     def __call__(self, *made: Made) -> None:
         snapshot = make_snapshot(*made, node=Node(HERE, (NODE_IP, GATEWAY)), settings=SETTINGS)

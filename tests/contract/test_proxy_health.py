@@ -278,7 +278,7 @@ def test_a_kernel_without_ipv6(inside: Inside, monkeypatch: pytest.MonkeyPatch) 
 
 @contextlib.asynccontextmanager
 async def proxying(client: Client, options: Options) -> AsyncIterator[None]:
-    dataplane = Dataplane({Family.IPV4: MemoryEngine()}, lambda argv, *, stdin=None, timeout=60.0: b"")
+    dataplane = Dataplane({Family.IPV4: MemoryEngine()})
     ready = asyncio.Event()
     task = asyncio.create_task(Proxy(client, options, dataplane=dataplane, ready=ready.set).run())
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 
 from rules.iptables.diff import Plan, apply_plan, diff_rulesets
@@ -24,7 +25,7 @@ class MemoryEngine:
         self.reads = 0
         self.commits = 0
         self.closed = False
-        self.told: list[frozenset[tuple[str, str]] | None] = []  # what a watch is going to see of others
+        self.watches: list[MemoryWatch] = []
 
     def read(self) -> Ruleset:
         self.reads += 1
@@ -36,7 +37,19 @@ class MemoryEngine:
         return Ruleset(tables["filter"], tables["nat"])
 
     def watch(self) -> MemoryWatch:
-        return MemoryWatch(self)
+        self.watches.append(MemoryWatch())
+        return self.watches[-1]
+
+    def tamper(self, installed: Ruleset, *chains: tuple[str, str], is_known: bool = True) -> None:
+        """Somebody else puts this there instead, and watches are told that it was about these chains (not
+        ``is_known``: that it was about something)."""
+        self.installed = installed
+        self.tell(frozenset(chains) if is_known else None)
+
+    def tell(self, chains: frozenset[tuple[str, str]] | None) -> None:
+        """Let all watches see one transaction."""
+        for watch in self.watches:
+            watch.tell(chains)
 
     def apply(self, plan: Plan) -> None:
         self._check(plan)
@@ -44,8 +57,11 @@ class MemoryEngine:
         if why is not None:
             raise EngineError(why)
         self.applied.append(plan)
-        self.commits += len(plan.tables)
         self.installed = apply_plan(plan, self.installed)
+        for table in plan.tables:
+            self.commits += 1
+            touched = [change.chain for change in table.chains] + [jump.chain for jump in table.jumps]
+            self.tell(frozenset((table.table, chain) for chain in touched))
 
     def cleanup(self) -> None:
         self.apply(diff_rulesets(self.installed, Ruleset()))
@@ -72,21 +88,29 @@ class MemoryEngine:
 class MemoryWatch:
     """Sees each transaction of its engine, and what a test lets it be told of others."""
 
-    def __init__(self, engine: MemoryEngine) -> None:
-        self._engine, self._counted = engine, engine.commits
+    def __init__(self) -> None:
+        self._seen: list[frozenset[tuple[str, str]] | None] = []
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.closed = False
+
+    def tell(self, chains: frozenset[tuple[str, str]] | None) -> None:
+        if not self.closed:
+            self._seen.append(chains)
+            os.eventfd_write(self._event, 1)
 
     def fileno(self) -> int:
-        raise NotImplementedError("there is no kernel to tell of anything")
+        return self._event
 
     def drain(self) -> Seen:
-        own, self._counted = self._engine.commits - self._counted, self._engine.commits
-        told, self._engine.told = self._engine.told, []
-        if None in told:
-            return Seen(own + len(told), None)
-        return Seen(own + len(told), frozenset(place for chains in told for place in chains or ()))
+        seen, self._seen = self._seen, []
+        if seen:
+            os.eventfd_read(self._event)
+        known = frozenset(place for chains in seen for place in chains or ())
+        return Seen(len(seen), None if None in seen else known)
 
     def close(self) -> None:
-        pass
+        self.closed = True
+        os.close(self._event)
 
 
 def _only(table: Table, chains: Collection[str]) -> Table:

@@ -1,23 +1,25 @@
-"""Making the kernel agree, with a kernel made of memory; and which UDP connections have to end."""
+"""Making the kernel agree, with a kernel made of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 import pytest
 
-from agent.proxy import conntrack
-from agent.proxy.conntrack import Flow, parse_flows, stale_flows, usable_endpoints
+from agent.proxy import dataplane as dataplane_module
+from agent.proxy.conntrack_netlink import ConntrackError
+from agent.proxy.conntrack_wire import PROTOCOLS, Direction, Entry
 from agent.proxy.dataplane import Dataplane
-from agent.shell import CommandError
 from rules.iptables.diff import Plan, diff_rulesets
 from rules.iptables.engines import EngineError
 from rules.iptables.lower import lower_frontends
-from rules.iptables.ruleset import Ruleset
+from rules.iptables.ruleset import TABLES, Ruleset, Table
 from rules.policy import Frontends, resolve_frontends
 from rules.snapshot import Family, Node, ServiceName
 from tests.harness.engines import MemoryEngine
-from tests.harness.services import Made, endpoint, make_service, make_snapshot
+from tests.harness.services import Made, make_service, make_snapshot
 
 A, B, C = "10.244.0.1", "10.244.0.2", "10.244.1.3"
 
@@ -34,23 +36,34 @@ def web(name: str, *endpoints: str, number: int = 10) -> Made:
     return make_service(name, *endpoints, vip=f"10.96.0.{number}")
 
 
-class Programs:
-    """Stands for ``conntrack``: lists these entries, remembers deletions."""
+class Connections:
+    """Stands for the kernel's connection tracking: lists these entries, remembers what it was asked."""
 
-    def __init__(self, listing: str = "") -> None:
-        self.listing = listing
-        self.calls: list[str] = []
-        self.error: CommandError | None = None
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.deleted: list[Entry] = []
+        self.asked = 0
+        self.error = ""
 
-    def __call__(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 60.0) -> bytes:
-        self.calls.append(" ".join(argv))
-        if self.error is not None:
-            raise self.error
-        return self.listing.encode() if "-L" in argv and "udp" in argv else b""
+    def __call__(self) -> Connections:
+        if self.error:
+            raise ConntrackError(self.error)
+        return self
 
-    @property
-    def deletions(self) -> list[str]:
-        return [call for call in self.calls if " -D " in call]
+    def dump(self, family: Family, protocols: Collection[str]) -> list[Entry]:
+        self.asked += 1
+        return [e for e in self.entries if e.family is family and e.protocol_name in protocols]
+
+    def delete(self, entry: Entry) -> bool:
+        """Others may have ended by themselves."""
+        self.deleted.append(entry)
+        return entry in self.entries
+
+    def __enter__(self) -> Connections:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture
@@ -58,14 +71,20 @@ def engine() -> MemoryEngine:
     return MemoryEngine()
 
 
-@pytest.fixture
-def programs() -> Programs:
-    return Programs()
+@pytest.fixture(autouse=True)
+def connections(monkeypatch: pytest.MonkeyPatch) -> Connections:
+    """No test without root asks this machine's kernel."""
+    made = Connections()
+    monkeypatch.setattr(dataplane_module, "Conntrack", made)
+    return made
 
 
 @pytest.fixture
-def dataplane(engine: MemoryEngine, programs: Programs) -> Dataplane:
-    return Dataplane({Family.IPV4: engine}, programs)
+def dataplane(engine: MemoryEngine) -> Iterator[Dataplane]:
+    made = Dataplane({Family.IPV4: engine})
+    yield made
+    if not engine.closed:
+        made.close()
 
 
 # Syncing.
@@ -76,7 +95,9 @@ def test_a_sync_reads_once_and_then_knows(dataplane: Dataplane, engine: MemoryEn
     outcome = dataplane.sync(resolved(*made))
     assert engine.installed == lowered(*made)
     assert outcome.applied == {ServiceName("default", "one"), ServiceName("default", "two")}
-    assert outcome.rules == diff_rulesets(Ruleset(), lowered(*made)).rules > sum(dataplane.rules().values())
+    assert outcome.rules == diff_rulesets(Ruleset(), lowered(*made)).rules
+    counts = {name: sum(map(len, lowered(*made).table(name).chains.values())) for name in TABLES}
+    assert dataplane.rules() == {Family.IPV4: counts}
     again = dataplane.sync(resolved(web("one", A), web("two", C, number=11)))
     assert again.applied == {ServiceName("default", "two")}
     assert again.rules < 6
@@ -95,9 +116,9 @@ def test_a_deleted_service_goes(dataplane: Dataplane, engine: MemoryEngine) -> N
     assert engine.installed == lowered(web("one", A))
 
 
-def test_both_families(programs: Programs) -> None:
+def test_both_families() -> None:
     four, six = MemoryEngine(), MemoryEngine()
-    dataplane = Dataplane({Family.IPV4: four, Family.IPV6: six}, programs)
+    dataplane = Dataplane({Family.IPV4: four, Family.IPV6: six})
     dataplane.sync(resolved(web("one", A), make_service("six", "fd00::1", vip="fd00::a")))
     assert A in str(four.installed)
     assert "fd00::1" in str(six.installed)
@@ -160,6 +181,66 @@ def test_what_somebody_else_changed_meanwhile_is_planned_again(dataplane: Datapl
     assert engine.installed == lowered(web("one", A), web("two", B, number=11))
 
 
+def names(*words: str) -> frozenset[ServiceName]:
+    return frozenset(ServiceName("default", word) for word in words)
+
+
+def test_a_partial_sync_looks_at_nothing_else(dataplane: Dataplane, engine: MemoryEngine) -> None:
+    dataplane.sync(resolved(web("one", A), web("two", B, number=11)))
+    reads = engine.reads
+    outcome = dataplane.sync(resolved(web("one", C)), changed=names("one"))
+    assert outcome.applied == names("one")
+    assert engine.installed == lowered(web("one", C), web("two", B, number=11))
+    assert dataplane.sync(resolved(), changed=names("two")).applied == names("two")
+    assert engine.installed == lowered(web("one", C))
+    assert engine.reads == reads
+
+
+def test_those_refused_are_tried_again_when_there_is_nothing_else(dataplane: Dataplane, engine: MemoryEngine) -> None:
+    dataplane.sync(resolved(web("one", A)))
+    engine.refuse = refuse("bad")
+    assert set(dataplane.sync(resolved(web("bad", B, number=11)), changed=names("bad")).refused) == names("bad")
+    engine.refuse = lambda text: f"must not be tried: {text}" if "/bad " in text else None
+    assert dataplane.sync(resolved(web("one", B)), changed=names("one")).applied == names("one")
+    assert dataplane.refused == names("bad")
+    engine.refuse = refuse()
+    assert dataplane.sync(Frontends(Node("here")), changed=frozenset()).applied == names("bad")
+    assert not dataplane.refused
+    assert engine.installed == lowered(web("one", B), web("bad", B, number=11))
+
+
+def test_a_refused_service_that_is_deleted_is_forgotten(dataplane: Dataplane, engine: MemoryEngine) -> None:
+    dataplane.sync(resolved(web("one", A)))
+    engine.refuse = refuse("bad")
+    dataplane.sync(resolved(web("bad", B, number=11)), changed=names("bad"))
+    dataplane.sync(resolved(), changed=names("bad"))
+    assert not dataplane.refused
+    assert engine.installed == lowered(web("one", A))
+
+
+def test_refusals_are_counted(dataplane: Dataplane, engine: MemoryEngine) -> None:
+    dataplane.sync(resolved(web("one", A)))
+    assert dataplane.refusals == {Family.IPV4: 0}
+    engine.refuse = refuse("bad")
+    dataplane.sync(resolved(web("bad", B, number=11), web("good", B, number=12)), changed=names("bad", "good"))
+    assert dataplane.refusals == {Family.IPV4: 2}  # both together, then the bad one alone
+
+
+def test_what_one_family_refuses_the_other_does_not_keep() -> None:
+    four, six = MemoryEngine(), MemoryEngine()
+    dataplane = Dataplane({Family.IPV4: four, Family.IPV6: six})
+    dataplane.sync(resolved(web("one", A)))
+    before = four.installed
+    six.refuse = lambda text: "no" if "fd00::1" in text else None
+    four_part, six_part = web("dual", B, number=11), make_service("dual", "fd00::1", vip="fd00::a")
+    service = replace(four_part[0], cluster_ips=("10.96.0.11", "fd00::a"))
+    both = (service, (*four_part[1], *six_part[1]))
+    assert set(dataplane.sync(resolved(both), changed=names("dual")).refused) == names("dual")
+    dataplane.sync(resolved(web("one", C)), changed=names("one"))  # the next one puts right what was half done
+    assert four.installed == lowered(web("one", C)) != before
+    dataplane.close()
+
+
 # Repairing.
 
 
@@ -170,111 +251,103 @@ def test_nothing_to_check_before_the_first_sync(dataplane: Dataplane, engine: Me
 
 def test_tampering_is_repaired(dataplane: Dataplane, engine: MemoryEngine) -> None:
     dataplane.sync(resolved(web("one", A)))
+    assert dataplane.check(thorough=True) == Plan()
+    engine.installed = lowered(web("one", B))  # nobody is told
     assert dataplane.check() == Plan()
-    assert dataplane.check() == Plan()  # from memory: the reading is the same object
-    engine.installed = lowered(web("one", B))
-    repair = dataplane.check()
+    repair = dataplane.check(thorough=True)
     assert repair == diff_rulesets(lowered(web("one", B)), lowered(web("one", A)))
     assert engine.installed == lowered(web("one", A))
+    assert dataplane.check(thorough=True) == Plan()
+
+
+def test_only_what_somebody_touched_is_looked_at(dataplane: Dataplane, engine: MemoryEngine) -> None:
+    dataplane.sync(resolved(web("one", A)))
+    reads = engine.reads
     assert dataplane.check() == Plan()
+    assert engine.reads == reads  # nobody did anything
+    emptied = dict.fromkeys(engine.installed.nat.chains, ())
+    engine.tamper(
+        replace(engine.installed, nat=Table(emptied)),
+        ("nat", "KUBE-SERVICES"),
+        ("nat", "POSTROUTING"),
+        ("nat", "FOREIGN"),
+    )
+    repair = dataplane.check()
+    (table,) = repair.tables
+    assert [change.chain for change in table.chains] == ["KUBE-SERVICES"]
+    assert [jump.chain for jump in table.jumps] == ["POSTROUTING"]
+
+
+def test_a_repair_that_the_kernel_refuses_is_made_by_the_next_sync(dataplane: Dataplane, engine: MemoryEngine) -> None:
+    made = web("one", A)
+    dataplane.sync(resolved(made))
+    engine.tamper(Ruleset(), is_known=False)
+    engine.refuse = lambda text: "busy"
+    with pytest.raises(EngineError, match="busy"):
+        dataplane.check()
+    engine.refuse = refuse()
+    dataplane.sync(Frontends(Node("here")), changed=frozenset())
+    dataplane.check(thorough=True)
+    assert engine.installed == lowered(made)
 
 
 # UDP connections.
 
-LISTING = """\
-udp      17 29 src=10.244.0.2 dst=10.96.0.10 sport=4000 dport=80 src=10.244.0.1 dst=10.244.0.2 sport=8080 dport=4000 [ASSURED] mark=0 use=1
-udp      17 29 src=10.244.0.2 dst=8.8.8.8 sport=4000 dport=53 [UNREPLIED] src=8.8.8.8 dst=192.0.2.2 sport=53 dport=4000 mark=0 use=1
-icmp     1 29 src=10.244.0.2 dst=8.8.8.8 type=8 code=0 id=1 src=8.8.8.8 dst=10.244.0.2 type=0 code=0 id=1 use=1
-"""
+
+def udp(*endpoints: str) -> Made:
+    return make_service("udp", *endpoints, protocol="UDP")
 
 
-def test_reading_conntrack() -> None:
-    assert list(parse_flows(LISTING)) == [
-        Flow("UDP", ("10.96.0.10", 80), (A, 8080)),
-        Flow("UDP", ("8.8.8.8", 53), ("8.8.8.8", 53)),
-    ]
+def flow(address: str, answered_by: str) -> Entry:
+    """From a pod to a Service's address; an endpoint answers."""
+    client, vip, endpoint = map(socket.inet_aton, (C, address, answered_by))
+    reply = Direction(endpoint, client, 8080, 4000)
+    return Entry(Family.IPV4, PROTOCOLS["UDP"], Direction(client, vip, 4000, 80), reply)
 
 
-def udp(*endpoints: str, **fields: object) -> Made:
-    return make_service("udp", *(endpoint(e) for e in endpoints), protocol="UDP", **fields)  # type: ignore[arg-type]
-
-
-VIP, NODE_PORT = ("10.96.0.10", 80), ("192.0.2.2", 30053)
-FOREIGN_PORT = ("198.51.100.9", 30053)  # our NodePort's number on somebody else's address
-
-
-@pytest.mark.parametrize(
-    ("flow", "before", "after", "stale"),
-    [
-        ((VIP, A), [A, B], [A, B], False),
-        ((VIP, A), [A, B], [B], True),  # the endpoint is gone
-        ((VIP, A), [A], [], True),  # N to 0
-        ((VIP, "10.96.0.10"), [], [A], True),  # 0 to N: the flow never went to an endpoint
-        ((VIP, C), None, [A], True),  # after a restart: who was before is not known
-        ((VIP, A), None, [A], False),
-        ((VIP, A), [A], None, True),  # the Service is gone
-        ((VIP, C), [A], None, False),
-        ((NODE_PORT, A), [A], [B], True),
-        ((NODE_PORT, B), [A], [B], False),
-        ((NODE_PORT, C), None, [B], True),
-        ((NODE_PORT, A), [A], None, True),
-        ((FOREIGN_PORT, C), [A], [B], False),
-        ((FOREIGN_PORT, A), [A], [B], True),  # another of our addresses, then
-        ((("198.51.100.9", 53), A), [A], [B], False),
-    ],
-)
-def test_stale_flows(
-    flow: tuple[tuple[str, int], str], before: list[str] | None, after: list[str] | None, stale: bool
-) -> None:
-    destination, answered_by = flow
-    port = 80 if answered_by == "10.96.0.10" else 8080
-    (old, new) = (
-        usable_endpoints(resolved() if e is None else resolved(udp(*e, node_port=30053)), Family.IPV4)
-        for e in (before, after)
-    )
-    found = stale_flows(
-        [Flow("UDP", destination, (answered_by, port))], before=old, after=new, node_addresses=["192.0.2.2"]
-    )
-    assert bool(found) == stale
-
-
-def test_only_connectionless_protocols_are_looked_at() -> None:
-    made = [
-        make_service(name, A, protocol=name.upper(), vip=f"10.96.0.{n}")
-        for n, name in enumerate(("tcp", "udp", "sctp"))
-    ]
-    assert {place[0] for place in usable_endpoints(resolved(*made), Family.IPV4)} == {"UDP", "SCTP"}
-
-
-def test_stale_flows_end_after_a_sync(dataplane: Dataplane, programs: Programs) -> None:
-    programs.listing = LISTING
-    dataplane.sync(resolved(udp(A)))
-    assert not programs.deletions
-    dataplane.sync(resolved(udp(B)))
-    assert programs.deletions == [
-        "conntrack -D -p udp --orig-dst 10.96.0.10 --orig-port-dst 80 --reply-src 10.244.0.1 --reply-port-src 8080"
-    ]
-    count = len(programs.calls)
+def test_stale_flows_end_after_a_sync(dataplane: Dataplane, connections: Connections) -> None:
+    connections.entries = [flow("10.96.0.10", A), flow("10.96.0.10", B), flow("10.96.0.99", A)]
+    dataplane.sync(resolved(udp(A, B)))
+    assert not connections.deleted
+    outcome = dataplane.sync(resolved(udp(B)))
+    assert connections.deleted == [flow("10.96.0.10", A)]
+    assert outcome.ended[Family.IPV4][0] == 1
+    asked = connections.asked
     dataplane.sync(resolved(udp(B), web("tcp", A, number=11)))  # nothing connectionless changed
-    assert len(programs.calls) == count
+    assert connections.asked == asked
 
 
-def test_a_flow_that_ended_by_itself() -> None:
-    programs = Programs()
-    flow = Flow("UDP", VIP, (A, 8080))
-    assert conntrack.delete_flows(programs, [flow]) == 1
-    programs.error = CommandError(["conntrack"], code=1, output="conntrack: 0 flow entries have been deleted.")
-    assert conntrack.delete_flows(programs, [flow]) == 0
-    programs.error = CommandError(["conntrack"], code=1, output="Operation not permitted")
-    with pytest.raises(CommandError):
-        conntrack.delete_flows(programs, [flow])
+def test_a_refused_change_ends_no_flow(dataplane: Dataplane, engine: MemoryEngine, connections: Connections) -> None:
+    connections.entries = [flow("10.96.0.10", A)]
+    dataplane.sync(resolved(udp(A)))
+    engine.refuse = lambda text: "no" if B in text else None
+    assert dataplane.sync(resolved(udp(B))).refused
+    assert not connections.deleted  # the rules still send there
 
 
-def test_a_host_without_conntrack_is_told_once(
-    dataplane: Dataplane, programs: Programs, engine: MemoryEngine, caplog: pytest.LogCaptureFixture
+def test_flows_of_a_service_that_went_while_the_proxy_was_away(
+    dataplane: Dataplane, engine: MemoryEngine, connections: Connections
 ) -> None:
-    programs.error = CommandError(["conntrack"], code=None, output="conntrack: no such program")
+    """Its rules, which are still there, are all that is known of it."""
+    gone = make_service("gone", C, vip="10.96.0.66", protocol="UDP")
+    engine.installed = lowered(udp(A), gone)
+    connections.entries = [flow("10.96.0.10", A), flow("10.96.0.66", C), flow("10.96.0.99", C)]
+    dataplane.sync(resolved(udp(A)))
+    assert connections.deleted == [flow("10.96.0.66", C)]
+
+
+def test_a_flow_that_ended_by_itself_is_not_counted(dataplane: Dataplane, connections: Connections) -> None:
+    dataplane.sync(resolved(udp(A)))
+    connections.dump = lambda family, protocols: [flow("10.96.0.10", A)]  # type: ignore[method-assign]
+    assert dataplane.sync(resolved(udp(B))).ended[Family.IPV4][0] == 0
+    assert connections.deleted
+
+
+def test_a_kernel_that_does_not_tell_of_connections_is_told_once(
+    dataplane: Dataplane, connections: Connections, engine: MemoryEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections.error = "no such protocol"
     dataplane.sync(resolved(udp(A)))
     dataplane.sync(resolved(udp(B)))
-    assert caplog.text.count("package conntrack") == 1
+    assert caplog.text.count("no such protocol") == 1
     assert B in str(engine.installed)

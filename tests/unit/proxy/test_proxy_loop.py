@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 from agent import proxy as proxy_package
 from agent.config import Config
 from agent.kube.client import Client
-from agent.proxy import loop
+from agent.proxy import loop, traffic_meter
 from agent.proxy.dataplane import Dataplane
 from agent.proxy.loop import Proxy
 from agent.proxy.metrics import Metrics
@@ -22,6 +25,7 @@ from agent.proxy.options import Options
 from agent.proxy.snapshots import take_snapshot
 from agent.proxy.web import Health
 from agent.telemetry import read_timeline
+from rules.iptables.diff import Plan
 from rules.iptables.ruleset import Ruleset
 from rules.policy import Frontends
 from rules.snapshot import Family, Node, ServiceName
@@ -33,7 +37,8 @@ from tests.harness.scripted_api import until
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "RETRY", (0.02, 0.1))
-    monkeypatch.setattr(loop, "CHECK", 0.02)
+    monkeypatch.setattr(loop, "LOOK", (0.02, 0.1))
+    monkeypatch.setattr(traffic_meter, "enable_accounting", tuple)  # this machine's kernel is left as it is
 
 
 class Running:
@@ -41,7 +46,7 @@ class Running:
 
     def __init__(self, client: Client, options: Options) -> None:
         self.engine, self.ready = MemoryEngine(), 0
-        dataplane = Dataplane({Family.IPV4: self.engine}, lambda argv, *, stdin=None, timeout=60.0: b"")
+        dataplane = Dataplane({Family.IPV4: self.engine})
         self.proxy = Proxy(client, options, dataplane=dataplane, ready=self._count)
         self._task: asyncio.Task[None] | None = None
 
@@ -144,14 +149,77 @@ async def test_one_bad_service_gets_an_event_and_the_others_go_on(server: Server
         events = {body["involvedObject"]["name"]: body for _, _, body, _ in cluster.services.writes}
         assert (events["bad"]["reason"], events["odd"]["reason"]) == ("RulesRefused", "NotServed")
         assert "no such match" in events["bad"]["message"]
-        assert "spec.externalIPs: 'nonsense'" in events["odd"]["message"]
+        assert "spec.externalIPs: Expected 4 octets in 'nonsense'" in events["odd"]["message"]
         assert events["bad"]["involvedObject"]["uid"].startswith("uid-")
         running.engine.refuse = lambda text: None
         await until(running.has("default/bad"))
     assert len(cluster.services.writes) == 2  # each complaint once
 
 
-async def test_tampering_is_repaired(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_change_whose_sync_failed_is_made_later(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    async with Running(client, OPTIONS) as running:
+        await until(lambda: running.ready == 1)
+        running.engine.refuse = lambda text: "the kernel is busy"
+        running.engine.tamper(Ruleset(), is_known=False)  # not even what was there can be put back
+        cluster.put_slice("10.244.0.2")
+        await until(lambda: "trying again in" in caplog.text)
+        cluster.put_service("later", vip="10.96.0.11")
+        running.engine.refuse = lambda text: None
+        await until(running.has("10.244.0.2:8080", "default/later"))
+        assert running.lacks("10.244.0.1:8080")()
+
+
+async def test_a_refused_service_waits_until_there_is_nothing_else_to_do(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "RETRY", (1000.0, 1000.0))
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    tried: list[str] = []
+
+    def refuse(text: str) -> str | None:
+        if "default/bad" in text:
+            tried.append(text)
+        return "no such match" if "default/bad" in text else None
+
+    async with Running(client, OPTIONS) as running:
+        await until(lambda: running.ready == 1)
+        running.engine.refuse = refuse
+        cluster.put_service("bad", vip="10.96.0.66")
+        await until(lambda: len(cluster.services.writes) == 1)
+        count = len(tried)
+        for number in (2, 3, 4):
+            cluster.put_slice(f"10.244.0.{number}")
+            await until(running.has(f"10.244.0.{number}:8080"))
+        assert len(tried) == count > 0
+
+
+async def test_tampering_of_which_the_kernel_tells_is_repaired_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop, "LOOK", (1000.0, 1000.0))
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    async with Running(client, OPTIONS) as running:
+        await until(lambda: running.ready == 1)
+        wanted = running.engine.installed
+        for _ in range(3):
+            without = replace(wanted.nat, chains={**wanted.nat.chains, "KUBE-SERVICES": ()})
+            running.engine.tamper(replace(wanted, nat=without), ("nat", "KUBE-SERVICES"))
+            await until(lambda: running.engine.installed == wanted)
+        assert caplog.text.count("somebody changed our rules") == 3
+        running.engine.tell(frozenset({("nat", "FOREIGN")}))  # none of our business
+        cluster.put_slice("10.244.0.2")
+        await until(running.has("10.244.0.2:8080"))
+        assert caplog.text.count("somebody changed our rules") == 3
+
+
+async def test_tampering_of_which_nobody_tells_is_found(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     cluster, client = server
     cluster.put_service()
     cluster.put_slice("10.244.0.1")
@@ -163,16 +231,80 @@ async def test_tampering_is_repaired(server: Server, caplog: pytest.LogCaptureFi
         await until(lambda: "somebody changed our rules" in caplog.text)
 
 
+@pytest.mark.parametrize("is_told", [True, False])
 async def test_a_repair_that_does_not_hold_is_not_repeated_at_full_speed(
-    server: Server, caplog: pytest.LogCaptureFixture
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
+    """The pause doubles each time, so there cannot be many, however long it takes."""
+    slow, quick = (1000.0, 1000.0), (0.01, 1000.0)
+    monkeypatch.setattr(loop, "LOOK", slow if is_told else quick)
+    monkeypatch.setattr(loop, "TOLD", quick if is_told else slow)
     _, client = server
     running = Running(client, OPTIONS)
     async with running:
         await until(lambda: running.ready == 1)
         running.engine.read = Ruleset  # type: ignore[method-assign]  # never shows what was written
-        await until(lambda: "next look in 1 s" in caplog.text or "next look in 2 s" in caplog.text)
-    assert caplog.text.count("next look") < 12
+        if is_told:
+            apply = running.engine.apply
+
+            def apply_and_be_undone(plan: Plan) -> None:
+                apply(plan)
+                running.engine.tell(None)
+
+            running.engine.apply = apply_and_be_undone  # type: ignore[method-assign]
+            running.engine.tell(None)
+        began = time.monotonic()
+        await until(lambda: caplog.text.count("somebody changed our rules") >= 5)
+        await asyncio.sleep(0.5)
+        count, elapsed = caplog.text.count("somebody changed our rules"), time.monotonic() - began
+        assert count <= math.log2(elapsed / quick[0]) + 3
+
+
+async def test_each_complaint_is_told_once_until_it_changes(server: Server) -> None:
+    cluster, client = server
+    cluster.put_service("odd", vip="10.96.0.67", externalIPs=["nonsense"])
+    async with Running(client, OPTIONS) as running:
+        await until(lambda: len(cluster.services.writes) == 1)
+        cluster.put_service()
+        cluster.put_slice("10.244.0.1")
+        await until(running.has("10.244.0.1:8080"))
+        cluster.put_service("odd", vip="10.96.0.67", externalIPs=["rubbish"])
+        await until(lambda: len(cluster.services.writes) == 2)
+        cluster.put_service("odd", vip="10.96.0.68")
+        await until(running.has("10.96.0.68"))
+        cluster.put_service("odd", vip="10.96.0.68", externalIPs=["rubbish"])
+        await until(lambda: len(cluster.services.writes) == 3)
+        first, second, again = (body for _, _, body, _ in cluster.services.writes)
+    assert "nonsense" in first["message"]
+    assert "rubbish" in second["message"]
+    assert again["count"] == 2  # of the second
+
+
+async def test_tampering_is_repaired_though_changes_never_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LOOK", (1000.0, 1000.0))
+    monkeypatch.setattr(loop, "TOLD", (0.02, 0.05))
+    cluster, client = server
+    cluster.put_service()
+    cluster.put_slice("10.244.0.1")
+    cluster.put_service("other", vip="10.96.0.11")
+    async with Running(client, OPTIONS) as running:
+        await until(lambda: running.ready == 1)
+        sync = running.proxy._sync
+
+        async def sync_and_be_told(thread: ThreadPoolExecutor) -> bool:
+            cluster.put_slice(f"10.244.0.{2 + cluster.slices.version % 2}")
+            done = await sync(thread)
+            running.proxy._world._changed.add(ServiceName("default", "web"))  # the next news is there already
+            running.proxy._tick.poke()
+            return done
+
+        monkeypatch.setattr(running.proxy, "_sync", sync_and_be_told)
+        cluster.put_slice("10.244.0.2")
+        before = running.engine.installed
+        empty = dict.fromkeys(before.filter.chains, ())
+        tampered = replace(before, filter=replace(before.filter, chains=empty))
+        running.engine.tamper(tampered, *(("filter", chain) for chain in empty))
+        await until(lambda: running.engine.installed.filter == before.filter)
 
 
 async def test_this_node_decides_what_is_local(server: Server) -> None:
@@ -185,13 +317,6 @@ async def test_this_node_decides_what_is_local(server: Server) -> None:
         assert running.lacks("192.0.2.2")()
         cluster.nodes.put_meta("here", {"namespace": ""}, status={"addresses": addresses})
         await until(running.has("-d 192.0.2.2/32"))
-
-
-async def test_settings_that_make_no_sense_are_told(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    _, client = server
-    async with Running(client, replace(OPTIONS, node_port_addresses=("nonsense",))) as running:
-        await until(lambda: running.ready == 1)
-    assert "settings: nodePortAddresses: 'nonsense'" in caplog.text
 
 
 async def test_the_timeline_tells_of_new_services(server: Server, tmp_path: Path) -> None:
@@ -228,6 +353,7 @@ async def test_metrics_and_health_over_http(server: Server) -> None:
         assert "kubeproxy_sync_proxy_rules_service_changes_total 1.0" in text
         assert "kubeproxy_sync_proxy_rules_endpoint_changes_total 1.0" in text
         assert "kubeproxy_sync_proxy_rules_duration_seconds_bucket" in text
+        assert (await http.get("/traffic")).json()["ports"] is not None
         for path in ("/healthz", "/livez"):
             assert (await http.get(path)).status_code == 200
         cluster.nodes.put_meta("here", {"namespace": "", "deletionTimestamp": "2026-01-01T00:00:00Z"}, status=None)
