@@ -65,19 +65,21 @@ def _going(plan: TablePlan) -> list[ChainChange]:
 
 
 def _leaves_first(chains: Mapping[str, Rules]) -> list[str]:
-    """Every chain after those that its rules lead to."""
-    ordered: dict[str, None] = {}
+    """Every chain after those that its rules lead to. (A loop, which nobody but a stranger makes, is entered once.)"""
+    ordered: list[str] = []
+    seen: set[str] = set()
 
     def visit(chain: str) -> None:
+        seen.add(chain)
         for rule in chains[chain]:
-            if rule.target in chains and rule.target not in ordered:
+            if rule.target in chains and rule.target not in seen:
                 visit(rule.target)
-        ordered[chain] = None
+        ordered.append(chain)
 
     for chain in chains:
-        if chain not in ordered:
+        if chain not in seen:
             visit(chain)
-    return list(ordered)
+    return ordered
 
 
 def _cut(changes: Sequence[ChainChange], limit: int) -> Iterator[list[ChainChange]]:

@@ -185,12 +185,56 @@ def one(outcomes: tuple[Outcome, ...]) -> tuple[str, str, bool]:
     return found.verdict, found.endpoint, found.masqueraded
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 30])
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 30, 32, 33, 34, 100, 300])
 def test_endpoints_are_chosen_evenly(count: int) -> None:
-    addresses = [f"10.244.0.{number + 2}" for number in range(count)]
-    outcomes = go(lowered(make_service("web", *addresses)), POD)
+    """One list up to 32, a tree of chains above: the same chance for each."""
+    addresses = [f"10.244.{number // 250}.{number % 250 + 2}" for number in range(count)]
+    ruleset = lowered(make_service("web", *addresses))
+    assert any(name.startswith("PODWIRE-B-") for name in ruleset.nat.chains) == (count > 32)
+    outcomes = go(ruleset, POD)
     assert sorted(outcome.endpoint for outcome in outcomes) == sorted(f"{address}:8080" for address in addresses)
     assert all(outcome.probability == pytest.approx(1 / count, rel=1e-6) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_many_endpoints_are_chosen_evenly_in_either_pool(policy: str) -> None:
+    """The two choices share their endpoints' chains, and nothing else."""
+    here = [endpoint(f"10.244.0.{number + 2}") for number in range(50)]
+    afar = [endpoint(f"10.244.1.{number + 2}", here=False) for number in range(40)]
+    made = make_service("web", *here, *afar, node_port=30001, external_traffic_policy=policy)
+    ruleset = lowered(made)
+    outside, inside = go(ruleset, OUTSIDER, NODE_IP, 30001), go(ruleset, POD)
+    expected = 50 if policy == "Local" else 90
+    assert (len(outside), len(inside)) == (expected, 90)
+    assert all(o.probability == pytest.approx(1 / expected, rel=1e-6) for o in outside)
+    assert all(o.probability == pytest.approx(1 / 90, rel=1e-6) for o in inside)
+
+
+def test_no_packet_walks_past_many_rules() -> None:
+    """300 endpoints: a few short chains, whichever it is going to be."""
+    addresses = [f"10.244.{number // 250}.{number % 250 + 2}" for number in range(300)]
+    ruleset = lowered(make_service("web", *addresses))
+    assert all(len(rules) <= 33 for rules in ruleset.nat.chains.values())  # 32, and one for masquerade
+    for outcome in go(ruleset, POD):
+        way = [step.chain for step in outcome.steps if step.hook == "PREROUTING"]
+        assert len(way) <= 6, way  # PREROUTING, KUBE-SERVICES, KUBE-SVC, two branches, KUBE-SEP
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_a_client_that_is_known_goes_where_it_went(count: int) -> None:
+    addresses = [f"10.244.0.{number + 2}" for number in range(count)]
+    ruleset = lowered(make_service("web", *addresses, affinity_seconds=60, node_port=30001))
+    assert len(ruleset.sets) == count
+    for clients in ruleset.sets:
+        for place in ((VIP, 80), (NODE_IP, 30001)):  # by whatever address it calls
+            packet = Packet(OUTSIDER, *place, local=LOCAL, member_of=frozenset({clients}))
+            (outcome,) = trace_packet(ruleset, packet)
+            assert outcome.probability == 1
+            (remembered,) = (step.rule for step in outcome.steps if step.rule.target == "SET")
+            assert f"--add-set {clients} " in remembered.text  # and stays known
+    strangers = go(ruleset, OUTSIDER)
+    assert len(strangers) == count
+    assert all(outcome.probability == pytest.approx(1 / count) for outcome in strangers)
 
 
 TARGET = f"{OTHER_POD}:8080"
