@@ -245,8 +245,8 @@ def _diff_affinity(old: Listener | None, new: Listener) -> Iterator[Change]:
 
 def _diff_sources(place: Place, old: Listener | None, new: Listener) -> Iterator[Change]:
     """Who may connect. Ranges that are written in another way but hold the same addresses are the same."""
-    was, now = old.frontend.allowed_sources if old else None, new.frontend.allowed_sources
-    if was == now:
+    was, now = old.guard if old else None, new.guard
+    if was == now or not new.serves:
         return
     field = "spec.loadBalancerSourceRanges"
     if now is None:
@@ -254,7 +254,7 @@ def _diff_sources(place: Place, old: Listener | None, new: Listener) -> Iterator
     elif was is None:
         only = f"only those from {name_ranges(parse_networks(now), place.address)} are let in, " if now else ""
         who = "all others" if now else "connections"
-        impact = Impact.LOSS if old else Impact.NOTE
+        impact = Impact.LOSS if old and old.serves else Impact.NOTE
         yield Change(impact, f": {only}{who} are dropped, whoever they are from", field)
     else:
         lost, gained = subtract_networks(parse_networks(was), now), subtract_networks(parse_networks(now), was)

@@ -51,6 +51,11 @@ class Listener(NamedTuple):
         return any(route.action is Action.FORWARD for route in self.frontend.routes)
 
     @property
+    def guard(self) -> tuple[str, ...] | None:
+        """Who may connect, None for everybody. Where nobody is served, nobody is guarded."""
+        return self.frontend.allowed_sources if self.serves else None
+
+    @property
     def usable(self) -> frozenset[Backend]:
         """The endpoints that an open flow may stay on: those of every route, whoever the client is."""
         pools = {route.pool for route in self.frontend.routes if route.action is Action.FORWARD}

@@ -40,9 +40,7 @@ COLLECTIONS = {
     "Pod": "/api/v1/pods",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/endpointslices",
 }
-UNKNOWN_NETWORK = (
-    "the pod network is not known (--cluster-cidr): assumed that no client is outside it, and none known to be a pod"
-)
+UNKNOWN_NETWORK = "assumed: the proxy does not know the pod network (if it does, name it with --cluster-cidr)"
 WRITTEN_BACK = "a controller keeps this slice and writes it back: no lasting effect on traffic"
 
 

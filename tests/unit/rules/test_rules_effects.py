@@ -297,6 +297,23 @@ TABLE: dict[str, tuple[list[Made], list[Made], list[str]]] = {
         [balanced(HERE, source_ranges=("198.51.100.0/25", "198.51.100.128/25"))],
         [],
     ),
+    "ranges without endpoints guard nobody": (
+        [balanced(HERE, source_ranges=("198.51.100.0/24",))],
+        [balanced(source_ranges=("198.18.0.0/24",))],
+        [
+            f"- {VIP} and {LB}: new connections are refused: the Service has no endpoints; open connections go on "
+            "(EndpointSlices)"
+        ],
+    ),
+    "ranges guard again": (
+        [balanced(source_ranges=("198.51.100.0/24",))],
+        [balanced(HERE, source_ranges=("198.51.100.0/24",))],
+        [
+            f"+ {VIP} and {LB}: connections are no longer refused, they go to 1 endpoint (EndpointSlices)",
+            f"  {LB}: only those from 198.51.100.0/24 are let in, all others are dropped, whoever they are from "
+            "(spec.loadBalancerSourceRanges)",
+        ],
+    ),
     # Health checks.
     "health check": (
         [balanced(HERE, type="LoadBalancer")],
@@ -385,8 +402,7 @@ def test_an_edit_in_words(case: str) -> None:
 
 def test_ranges_that_let_nobody_in() -> None:
     assert said(frontends(balanced(HERE)), frontends(balanced(HERE, source_ranges=("fd00::/64",))))[-1] == (
-        f"- {LB}: connections are dropped, whoever they are from "
-        "(spec.loadBalancerSourceRanges)"
+        f"- {LB}: connections are dropped, whoever they are from (spec.loadBalancerSourceRanges)"
     )
 
 
