@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from rules.iptables import names
-from rules.meeting import Meeting, candidates_of, find_meeting, same_address
+from rules.meeting import Meeting, candidates_of, find_meeting, health_check_of, same_address
 from rules.policy import Action, Frontends, Kind, Masquerade, Pool, PortFrontends, Route, Source
 from rules.snapshot import Snapshot
 from rules.trace import Outcome, Packet, Step, is_local
@@ -226,7 +226,7 @@ class _Telling:
         """Where session affinity has a say in the choice of an endpoint."""
         seconds = self.meeting.port.affinity if self.meeting is not None else None
         words = {word for step in steps for word in step.rule.words}
-        if "--match-set" in words or "--rcheck" in words:
+        if "--match-set" in words:
             lately = f"in the last {_span(seconds)}" if seconds else "before"
             return f"a client that was sent there {lately} goes there again (sessionAffinity ClientIP)"
         return f"remembered for {_span(seconds)} (sessionAffinity ClientIP)" if seconds else ""
@@ -274,9 +274,9 @@ class _Telling:
         """Why, if the objects call for it."""
         rule, entry = steps[-1].rule, [step.rule.target for step in steps if step.chain == step.hook][-1]
         verb = "dropped" if rule.target == "DROP" else "refused"
-        frontend = self.meeting.frontend if self.meeting is not None else None
-        if self.meeting is None or frontend is None:
+        if self.meeting is None:
             return f"{verb} by a rule for a Service that the API does not have there ({rule.comment})"
+        frontend = self.meeting.frontend
         if entry == names.FIREWALL and frontend.allowed_sources is not None:
             ranges = ", ".join(self.meeting.service.source_ranges)
             return f"dropped: {self.packet.source} is in none of spec.loadBalancerSourceRanges ({ranges})"
@@ -319,6 +319,8 @@ class _Telling:
             return f"no rule translates it, though it is {self.meeting.describe()}"
         if near := same_address(self.frontends, self.snapshot, self.packet):
             return near
+        if checked := health_check_of(self.snapshot, self.packet):
+            return f"{place} is the health check port of {checked} (spec.healthCheckNodePort): the proxy itself answers"
         if is_local(self.packet, address):
             return f"{place} is no NodePort: it is for this node itself, and whoever listens there gets it"
         if address in self.known:

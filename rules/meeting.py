@@ -66,6 +66,14 @@ def same_address(frontends: Frontends, snapshot: Snapshot, packet: Packet) -> st
     return ""
 
 
+def health_check_of(snapshot: Snapshot, packet: Packet) -> ServiceName | None:
+    """Of which Service a port of this node says whether endpoints are here (load balancers ask; KEP-3458)."""
+    if packet.protocol != "tcp" or not is_local(packet, packet.destination):
+        return None
+    services = snapshot.services.values()
+    return next((service.name for service in services if service.health_check_node_port == packet.port), None)
+
+
 def candidates_of(meeting: Meeting, snapshot: Snapshot) -> tuple[Candidate, ...]:
     """All endpoints of a Service port, whether they are used or not."""
     port = meeting.port

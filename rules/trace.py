@@ -262,10 +262,7 @@ def _options(rule: Rule) -> Iterator[tuple[bool, str, str]]:
             continue
         if word in ("-j", "-g"):
             return
-        if word == "-m":
-            if next(words) == "recent":
-                yield from _recent(words)
-        elif word in ("--mode", "--comment"):
+        if word in ("-m", "--mode", "--comment"):
             next(words)
         elif word == "--match-set":
             yield negated, word, next(words)
@@ -273,13 +270,6 @@ def _options(rule: Rule) -> Iterator[tuple[bool, str, str]]:
         else:
             yield negated, word, next(words)
         negated = False
-
-
-def _recent(words: Iterator[str]) -> Iterator[tuple[bool, str, str]]:
-    """``recent`` is another memory of clients; some of its options have no value, and the last is --rsource."""
-    options = list(iter(lambda: next(words), "--rsource"))
-    if "--rcheck" in options:
-        yield False, "--match-set", options[options.index("--name") + 1]
 
 
 def _value(rule: Rule, option: str) -> str:

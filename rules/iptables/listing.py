@@ -6,16 +6,11 @@ rule that is not ours.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rules.iptables.parse import parse_rule
 from rules.iptables.ruleset import Rule
-
-_RULE = re.compile(r"(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)")
-_CHAIN = re.compile(r":(\S+) (\S+)")
 
 
 class ChainName(NamedTuple):
@@ -54,22 +49,24 @@ def parse_listing(text: str) -> Listing:
     """The output of ``iptables-save``, with or without ``-c``; what is neither chain nor rule is passed over."""
     chains: dict[ChainName, list[Counted]] = {}
     policies: dict[ChainName, str] = {}
-    for table, line in _by_table(text):
-        if match := _CHAIN.match(line):
-            name = ChainName(table, match[1])
-            chains.setdefault(name, [])
-            if match[2] != "-":
-                policies[name] = match[2]
-        elif match := _RULE.fullmatch(line):
-            counted = Counted(parse_rule(match[4]), int(match[1] or 0), int(match[2] or 0))
-            chains.setdefault(ChainName(table, match[3]), []).append(counted)
+    table = ""
+    for line in text.splitlines():
+        if line.startswith(("[", "-A ")):
+            chain, counted = _read_rule(line)
+            chains.setdefault(ChainName(table, chain), []).append(counted)
+        elif line.startswith(":"):
+            chain, policy, *_ = line[1:].split()
+            chains.setdefault(ChainName(table, chain), [])
+            if policy != "-":
+                policies[ChainName(table, chain)] = policy
+        elif line.startswith("*"):
+            table = line[1:].strip()
     return Listing({name: tuple(rules) for name, rules in chains.items()}, policies)
 
 
-def _by_table(text: str) -> Iterator[tuple[str, str]]:
-    table = ""
-    for line in text.splitlines():
-        if line.startswith("*"):
-            table = line[1:].strip()
-        else:
-            yield table, line
+def _read_rule(line: str) -> tuple[str, Counted]:
+    """``[3:180] -A CHAIN text``."""
+    counters, _, rule = line.partition("-A ")
+    chain, _, text = rule.partition(" ")
+    packets, _, size = counters.strip("[] ").partition(":")
+    return chain, Counted(Rule(text), int(packets or 0), int(size or 0))

@@ -26,7 +26,7 @@ from agent.cli.tracing.node import (
     read_memory,
     read_route,
 )
-from agent.cli.tracing.probe import Sender, outside_address, outsider, pod_namespace
+from agent.cli.tracing.probe import Sender, alone, outside_address, outsider, pod_namespace
 from agent.shell import run
 from netns import namespaces
 from rules.explain import explain
@@ -176,6 +176,23 @@ def test_a_remembered_client_goes_there_again(lab: Lab) -> None:
     found = [lab.watch(lab.sender("b"), "10.96.0.15", 80) for _ in range(4)]
     assert [sighting.difference for sighting in found] == [""] * 4
     assert len({sighting.matched.endpoint for sighting in found if sighting.matched}) == 1
+
+
+def test_without_nft_counters_have_to_do(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.serve(*services())
+    monkeypatch.setattr("agent.cli.tracing.live.has_nft", lambda: False)
+    for who, address, verdict in (("a", VIP, "ACCEPT"), ("a", "10.96.0.13", "REJECT"), ("outside", BALANCER, "DROP")):
+        sighting = lab.watch(lab.sender(who), address, 80)
+        assert sighting.matched is not None
+        assert (sighting.matched.verdict, sighting.by) == (verdict, "counters")
+
+
+def test_one_live_trace_at_a_time(lab: Lab) -> None:
+    with alone(lab.place):
+        with pytest.raises(TraceFailure, match="is busy on this node"), alone(lab.place):
+            pass
+    with alone(lab.place):
+        pass
 
 
 def test_somebody_elses_rule(lab: Lab) -> None:

@@ -32,7 +32,7 @@ from agent.cli.tracing.places import (
     resolve_source,
     resolve_target,
 )
-from agent.cli.tracing.probe import Sender, outside_address, outsider, pod_namespace
+from agent.cli.tracing.probe import Sender, alone, outside_address, outsider, pod_namespace
 from agent.config import read_resolved
 from agent.kube.client import KubeError, connect
 from agent.lifetime import resolve_reason
@@ -40,7 +40,7 @@ from agent.proxy import Options
 from agent.proxy.snapshots import take_snapshot
 from rules.explain import Branch, explain
 from rules.iptables.lower import lower_frontends
-from rules.meeting import find_meeting
+from rules.meeting import family_of, find_meeting
 from rules.policy import Backend, Frontends, resolve_frontends
 from rules.policy.addresses import parse_network
 from rules.snapshot import Family, ServiceName, Snapshot
@@ -88,7 +88,8 @@ class Tracing:
         outcomes = trace_packet(installed.ruleset, packet)
         known = self._known(packet, snapshot, frontends)
         branches = explain(packet, outcomes, frontends=frontends, snapshot=snapshot, known=known)
-        answer = Answer(source, target, packet, installed, branches, _difference(outcomes, packet, frontends))
+        wanted = _difference(outcomes, packet, frontends, snapshot)
+        answer = Answer(source, target, packet, installed, branches, wanted)
         return self._live(answer, live, snapshot, frontends, known) if live else answer
 
     # --- objects ---
@@ -197,8 +198,9 @@ class Tracing:
             seen.extend(outcome for outcome in outcomes if outcome not in seen)
             return outcomes
 
-        with self._sender(answer) as sender, witness(self.place, answer.installed, predict) as observer:
-            sightings = tuple(observer.watch(sender, answer.packet) for _ in range(count))
+        with alone(self.place), self._sender(answer) as sender:
+            with witness(self.place, answer.installed, predict) as observer:
+                sightings = tuple(observer.watch(sender, answer.packet) for _ in range(count))
         later = explain(answer.packet, seen, frontends=frontends, snapshot=snapshot, known=known)
         first = {outcome for branch in answer.branches for outcome in branch.outcomes}
         more = tuple(branch for branch in later if not first.issuperset(branch.outcomes))
@@ -253,12 +255,13 @@ def _outside_pods(backends: Iterable[Backend], options: Options) -> list[str]:
     return [a for a in sorted(addresses) if not any(ipaddress.ip_address(a) in network for network in networks)]
 
 
-def _difference(outcomes: Sequence[Outcome], packet: Packet, frontends: Frontends) -> str:
-    """What the packet would meet if the rules were what the objects call for; empty: the same."""
-
-    ruleset = lower_frontends(frontends, Family(ipaddress.ip_address(packet.destination).version))
-    wanted = trace_packet(ruleset, packet)
-    have, want = _ways(outcomes), _ways(wanted)
+def _difference(outcomes: Sequence[Outcome], packet: Packet, frontends: Frontends, snapshot: Snapshot) -> str:
+    """What the packet would meet if the rules were what the objects call for; empty: the same. (Only the Service that
+    it meets is lowered: others have other addresses or ports.)"""
+    meeting = find_meeting(frontends, snapshot, packet)
+    met = {} if meeting is None else {meeting.service.name: frontends.services[meeting.service.name]}
+    ruleset = lower_frontends(replace(frontends, services=met), family_of(packet))
+    have, want = _ways(outcomes), _ways(trace_packet(ruleset, packet))
     if have == want:
         return ""
     return "; ".join(sorted(want - have)) or f"not {'; '.join(sorted(have - want))}"

@@ -50,6 +50,20 @@ def outside_address(family: Family) -> str:
 
 
 @contextmanager
+def alone(node: Place) -> Iterator[None]:
+    """One live trace at a time on a node: they would take each other's link and table away. Raises TraceFailure."""
+    lock = node.inside(lambda: socket.socket(socket.AF_UNIX))  # abstract names belong to a network namespace
+    with lock:
+        try:
+            lock.bind(f"\0{LINK}")
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise TraceFailure("another 'podwire trace --live' is busy on this node: try again later") from error
+            raise
+        yield
+
+
+@contextmanager
 def outsider(node: Place, address: str) -> Iterator[Sender]:
     """Somebody beyond the node with this address."""
     name = f"podwire-trace-{(node.netns or 'host').rpartition('/')[2]}"

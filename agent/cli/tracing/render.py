@@ -97,7 +97,8 @@ def sighting_lines(number: int, sighting: Sighting, branches: Sequence[Branch], 
     else:
         which = 1 + next(i for i, branch in enumerate(branches) if sighting.matched in branch.outcomes)
         where = f", to {sighting.matched.endpoint}" if sighting.matched.endpoint else ""
-        yield f"packet {number}: {sighting.answer}; the kernel went as predicted in branch {which}{where}"
+        who = "the kernel" if sighting.by == "trace" else "it (by rule counters alone: there is no nft to trace with)"
+        yield f"packet {number}: {sighting.answer}; {who} went as predicted in branch {which}{where}"
     if verbose or sighting.matched is None:
         yield from (f"    {hop}{'' if hop.ours or hop.rule is None else '  (not podwire)'}" for hop in sighting.hops)
 
@@ -120,6 +121,7 @@ def sighting_json(sighting: Sighting, branches: Sequence[Branch]) -> dict[str, A
     return {
         "answer": sighting.answer,
         "asPredicted": matched is not None,
+        "by": sighting.by,
         "branch": None if matched is None else next(i for i, b in enumerate(branches) if matched in b.outcomes),
         "endpoint": "" if matched is None else matched.endpoint,
         "difference": sighting.difference,

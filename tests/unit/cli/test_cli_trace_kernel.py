@@ -7,7 +7,8 @@ import struct
 import pytest
 
 from agent.cli.tracing.kernel import Event, Flow, decode, render_table
-from agent.cli.tracing.live import Hop, compare, first_packet
+from agent.cli.tracing.live import Hop, compare, compare_counters, first_packet
+from rules.iptables.listing import Listing, parse_listing
 from rules.iptables.parse import parse_rule
 from rules.snapshot import Family
 from rules.trace import Outcome, Step
@@ -145,6 +146,20 @@ def test_only_the_first_packet_counts() -> None:
     other = Event("legacy", "nat", "PREROUTING", "rule", 1)
     assert first_packet([mark, first, other, second, mark, first, second], "nft") == (first, second)
     assert first_packet([mark, other], "nft") == ()
+
+
+def counts(*packets: int) -> Listing:
+    """Counters of the jump, of A and of B."""
+    names = (("PREROUTING", JUMP), ("KUBE-SERVICES", A), ("KUBE-SERVICES", B))
+    lines = [f"[{number}:0] -A {chain} {rule}" for (chain, rule), number in zip(names, packets, strict=True)]
+    return parse_listing("\n".join(["*nat", *lines, "COMMIT"]))
+
+
+def test_counters_tell_where_nobody_can_listen() -> None:
+    assert compare_counters("connected", counts(1, 1, 1), counts(2, 1, 2), EXPECTED).matched == EXPECTED[1]
+    nowhere = compare_counters("refused", counts(1, 1, 1), counts(2, 1, 1), EXPECTED)
+    assert (nowhere.matched, nowhere.by) == (None, "counters")
+    assert "no predicted way" in nowhere.difference
 
 
 def test_hops_read_like_rules() -> None:

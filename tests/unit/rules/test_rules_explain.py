@@ -211,6 +211,14 @@ def test_what_is_no_service(source: str, destination: str, port: int, first: str
     assert (words(branch)[0], branch.result) == (first, result)
 
 
+def test_health_check_ports() -> None:
+    made = web(A, external_traffic_policy="Local", health_check_node_port=32000)
+    expected = "192.0.2.2:32000/TCP is the health check port of default/web (spec.healthCheckNodePort): the proxy itself answers"
+    assert only(tell(OUTSIDE, NODE, 32000, made))[0] == expected
+    assert "not a Service" in only(tell(OUTSIDE, "192.0.2.9", 32000, made))[0]
+    assert "is no NodePort" in only(tell(OUTSIDE, NODE, 32000, made, protocol="udp"))[0]
+
+
 def test_node_ports_listen_where_they_were_told_to() -> None:
     settings = Settings(cluster_cidrs=SETTINGS.cluster_cidrs, node_port_addresses=("10.244.0.0/16",))
     assert "is no NodePort" in only(tell(OUTSIDE, NODE, 30080, web(A), settings=settings))[0]

@@ -110,8 +110,6 @@ def test_what_dice_left_open_goes_on() -> None:
         ("-m conntrack ! --ctstate DNAT,ESTABLISHED", PACKET),
         ("-m set --match-set s src", Packet("192.0.2.1", "10.0.0.1", 80, member_of=frozenset({"s", "t"}))),
         ("-m set ! --match-set s src", PACKET),
-        ("-m recent --set --name s --mask 255.255.255.255 --rsource", PACKET),
-        ("-m recent --rcheck --seconds 60 --reap --name s --rsource", Packet("1.1.1.1", "2.2.2.2", 80, member_of=frozenset("s"))),
     ],
 )  # fmt: skip
 def test_matches(match: str, packet: Packet) -> None:
