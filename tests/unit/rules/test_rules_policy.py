@@ -421,6 +421,7 @@ def test_skipped(fields: dict[str, Any], why: str) -> None:
     [
         ({"cluster_ips": ("10.96.0.10", "10.96.0.300")}, "spec.clusterIPs"),
         ({"external_ips": ("nowhere",)}, "spec.externalIPs"),
+        ({"external_ips": ("010.0.0.x",)}, "in '010.0.0.x'"),
         ({"ports": (ServicePort(80), ServicePort(81, "x", "ICMP"))}, "protocol 'ICMP'"),
         ({"ports": (ServicePort(80), ServicePort(0, "x"))}, "port 0"),
         ({"ports": (ServicePort(80), ServicePort(1, "x", node_port=70000))}, "nodePort 70000"),
