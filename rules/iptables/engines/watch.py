@@ -33,7 +33,8 @@ _TABLES = {2: 0}  # DELTABLE: the table itself is gone
 _NAMES = {**_CHAINS, **_RULES, **_TABLES}
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
-_IN_CLOSE = 0x08 | 0x10  # IN_CLOSE_WRITE, IN_CLOSE_NOWRITE
+_IN_OPEN, _IN_CLOSE = 0x20, 0x08 | 0x10  # the latter: IN_CLOSE_WRITE, IN_CLOSE_NOWRITE
+_IN_IGNORED = 0x8000  # the file is gone, and the watch with it
 _EVENT = struct.Struct("=iIII")  # struct inotify_event
 
 
@@ -86,16 +87,20 @@ class NftWatch:
 
 
 class LockWatch:
-    """The lock of legacy iptables being let go."""
+    """The lock of legacy iptables being let go.
+
+    The kernel tells equal events in a row as one (fs/notify/inotify/inotify_fsnotify.c: inotify_merge), so this asks to
+    be told of the file being opened as well: then two holders, one after the other, are two.
+    """
 
     def __init__(self) -> None:
-        path = lock_file()
-        os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._descriptor < 0 or libc.inotify_add_watch(self._descriptor, os.fsencode(path), _IN_CLOSE) < 0:
-            code = ctypes.get_errno()
-            raise EngineError(f"cannot watch {path}: {os.strerror(code)}")
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._listen()
+        except EngineError:
+            self.close()
+            raise
 
     def fileno(self) -> int:
         return int(self._descriptor)
@@ -104,13 +109,24 @@ class LockWatch:
         commits = 0
         while True:
             try:
-                data = os.read(self._descriptor, 1 << 16)
+                masks = list(_read_events(os.read(self._descriptor, 1 << 16)))
             except BlockingIOError:
                 return Seen(commits, None if commits else frozenset())
-            commits += _count_events(data)
+            commits += sum(mask != _IN_OPEN for mask in masks)
+            if _IN_IGNORED in masks:
+                self._listen()
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def _listen(self) -> None:
+        path = lock_file()
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+            if self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), _IN_OPEN | _IN_CLOSE) < 0:
+                raise OSError(code := ctypes.get_errno(), os.strerror(code))
+        except OSError as error:
+            raise EngineError(f"cannot watch {path}: {error.strerror}") from error
 
 
 def parse_announcements(data: bytes, family: int) -> Iterator[tuple[bool, str, str]]:
@@ -125,15 +141,16 @@ def parse_announcements(data: bytes, family: int) -> Iterator[tuple[bool, str, s
         if subsystem == _SUBSYSTEM and message == _NEWGEN:
             yield True, "", ""
         elif subsystem == _SUBSYSTEM and message in _NAMES and data[offset + 16] == family:
-            names = _read_names(data, offset + 20, offset + length, _NAMES[message])
+            names = _read_names(data[offset + 20 : offset + length], _NAMES[message])
             yield False, names.get(1, ""), names.get(_NAMES[message], "")
         offset += length + 3 & ~3
 
 
-def _read_names(data: bytes, start: int, end: int, last: int) -> dict[int, str]:
+def _read_names(data: bytes, last: int) -> dict[int, str]:
     """The strings among the first attributes, up to the one that is wanted; attribute 1 is always the table's name."""
     found: dict[int, str] = {}
-    while start + 4 <= end:
+    start = 0
+    while start + 4 <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, start)
         if length < 4:
             break
@@ -145,9 +162,10 @@ def _read_names(data: bytes, start: int, end: int, last: int) -> dict[int, str]:
     return found
 
 
-def _count_events(data: bytes) -> int:
-    count = offset = 0
+def _read_events(data: bytes) -> Iterator[int]:
+    """What happened, as masks."""
+    offset = 0
     while offset + _EVENT.size <= len(data):
-        _, _, _, length = _EVENT.unpack_from(data, offset)
-        count, offset = count + 1, offset + _EVENT.size + length
-    return count
+        _, mask, _, length = _EVENT.unpack_from(data, offset)
+        yield mask
+        offset += _EVENT.size + length
