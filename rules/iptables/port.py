@@ -93,7 +93,7 @@ class _Port:
                 yield self._dispatch(frontend)
             if frontend.routes[-1].action is not Action.FORWARD:
                 yield self._refuse(frontend)
-            if frontend.allowed_sources is not None:  # what KUBE-FW-x let pass has another destination by now
+            if frontend.allowed_sources is not None and _forwards(frontend):  # KUBE-FW-x lets the others pass
                 comment = f"{self.port.name} sources not in loadBalancerSourceRanges"
                 yield self._line(Directory.FIREWALL, frontend), (self._rule(frontend, comment, then="DROP"),)
 
