@@ -194,5 +194,5 @@ def test_what_cannot_be_watched(lock: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_lock_file_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "nowhere" / "lock"))
-    with pytest.raises(EngineError, match="cannot watch .*/nowhere/lock: No such file or directory"):
+    with pytest.raises(EngineError, match=r"cannot watch .*/nowhere/lock: No such file or directory"):
         LockWatch()
