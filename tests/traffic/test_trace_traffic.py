@@ -23,7 +23,7 @@ def web(node: Node) -> Iterator[str]:
         echo_replicaset("traced", 2), service("traced", port, type="NodePort"), service("deserted", {"port": 80})
     )
     eventually(lambda: len(endpoints(node)) == 2)
-    eventually(lambda: "one of 2" in trace(node, "node", "svc/traced"))
+    eventually(lambda: "One of 2" in trace(node, "node", "svc/traced"))
     yield node.get("pods", "-l", "app=traced")["items"][0]["metadata"]["name"]
     node.kubectl("delete", "rs/traced", "svc/traced", "svc/deserted")
 
@@ -88,13 +88,13 @@ def test_rules_that_lag_behind(node: Node, web: str) -> None:
         text = trace(node, "outside", "svc/traced:80")
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert "one of 2 endpoints, 50 % each" in text
+    assert "One of 2 endpoints, 50 % each" in text
     assert re.search(
         r"The installed rules are not what the objects call for. By those, it goes to 10\.244\.0\.\d+:8080", text
     )
     eventually(lambda: "not what the objects call for" not in trace(node, "outside", "svc/traced:80"))
     node.kubectl("scale", "rs/traced", "--replicas=2")
-    eventually(lambda: "one of 2" in trace(node, "node", "svc/traced"))
+    eventually(lambda: "One of 2" in trace(node, "node", "svc/traced"))
 
 
 def test_beside_a_proxy_alone(node: Node, web: str) -> None:

@@ -203,7 +203,8 @@ class Tracing:
                 sightings = tuple(observer.watch(sender, answer.packet) for _ in range(count))
         later = explain(answer.packet, seen, frontends=frontends, snapshot=snapshot, known=known)
         first = {outcome for branch in answer.branches for outcome in branch.outcomes}
-        more = tuple(branch for branch in later if not first.issuperset(branch.outcomes))
+        new = (branch for branch in later if not first.issuperset(branch.outcomes))
+        more = tuple(replace(branch, remembered=True) for branch in new)  # the first packet made it known
         return replace(answer, sightings=sightings, branches=(*answer.branches, *more))
 
     @contextmanager

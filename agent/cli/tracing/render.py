@@ -39,7 +39,7 @@ class Renderer:
         yield from self._sentences(rest, done + 1, indent=indent)
         number = done + len(rest) + 1
         if branch.endings:
-            yield f"{indent}{number}. {branch.choice}:"
+            yield f"{indent}{number}. {_capital(branch.choice)}:"
             yield from self._endings(branch.endings, f"{indent}     ")
             number += 1
         yield from self._sentences(branch.after, number, indent=indent)
@@ -47,7 +47,7 @@ class Renderer:
 
     def _sentences(self, sentences: Iterable[Sentence], first: int, *, indent: str) -> Iterator[str]:
         for number, sentence in enumerate(sentences, first):
-            yield f"{indent}{number}. {sentence.text}"
+            yield f"{indent}{number}. {_capital(sentence.text)}"
             yield from (f"{indent}     {line}" for line in self._steps(sentence.steps))
 
     def _endings(self, endings: Sequence[Ending], indent: str) -> Iterator[str]:
@@ -81,6 +81,12 @@ class Renderer:
         found = self._installed.listing.find(step.table, step.chain, step.rule)
         packets = found.packets if found is not None else 0
         return f"{packets} packet{'' if packets == 1 else 's'}"
+
+
+def _capital(text: str) -> str:
+    """A sentence begins with a capital, unless with a name: ``externalTrafficPolicy``."""
+    first = text.split(maxsplit=1)[0].rstrip(":;,")
+    return text[0].upper() + text[1:] if first.isalpha() and first.islower() else text
 
 
 def common_sentences(branches: Sequence[Branch]) -> tuple[Sentence, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.cli.tracing.live import Sighting
 from agent.cli.tracing.node import Installed
 from agent.cli.tracing.render import Renderer, branch_json, common_sentences, sighting_json, sighting_lines
@@ -19,7 +21,7 @@ def trace(source: str, *made: Made, **packet: object) -> tuple[Installed, tuple[
     frontends = resolve_frontends(snapshot)
     ruleset = lower_frontends(frontends, Family.IPV4)
     text = str(ruleset).replace("\n-A ", "\n[3:180] -A ")
-    found = Packet(source, "10.96.0.10", 80, **packet)  # type: ignore[arg-type]
+    found = replace(Packet(source, "10.96.0.10", 80), **packet)  # type: ignore[arg-type]
     branches = explain(found, trace_packet(ruleset, found), frontends=frontends, snapshot=snapshot)
     return Installed(Family.IPV4, "nft", ruleset, parse_listing(text)), branches
 
@@ -40,7 +42,7 @@ def test_branches_say_once_what_they_have_in_common() -> None:
     assert lines[1].startswith("     (nat KUBE-SERVICES -> KUBE-SVC-")
     assert lines[1].endswith(", 3 packets)")
     assert "Branch 1 (66.7 %):" in lines
-    assert "  2. one of 2 endpoints, 33.3 % each:" in lines
+    assert "  2. One of 2 endpoints, 33.3 % each:" in lines
     assert "Branch 2 (33.3 %):" in lines
     assert lines[-1] == "  => the endpoint sees the node's address as the client"
 
@@ -48,7 +50,7 @@ def test_branches_say_once_what_they_have_in_common() -> None:
 def test_a_single_branch_has_no_heading() -> None:
     text = text_of("10.244.0.9", WEB)
     assert "Branch" not in text
-    assert "\n2. one of 3 endpoints, 33.3 % each:\n     10.244.0.1:8080  (nat KUBE-SEP-" in text
+    assert "\n2. One of 3 endpoints, 33.3 % each:\n     10.244.0.1:8080  (nat KUBE-SEP-" in text
     assert text.endswith("\n=> the endpoint sees 10.244.0.9 as the client")
 
 
@@ -68,6 +70,14 @@ def test_remembered_clients_are_a_branch_of_their_own() -> None:
     text = text_of("10.244.0.9", make_service("web", "10.244.0.1", "10.244.0.2", affinity_seconds=60), member_of=None)
     assert "Branch 1 (100 %):" in text
     assert "Branch 2 (if it is remembered):" in text
+
+
+def test_sentences_begin_with_a_capital_names_do_not() -> None:
+    made = make_service("web", "10.244.0.1", node_port=30080, external_traffic_policy="Local")
+    installed, branches = trace("192.0.2.1", made, port=30080, destination="192.0.2.2", local=frozenset({"192.0.2.2"}))
+    lines = list(Renderer(installed, verbose=False).lines(branches))
+    assert any(line.startswith("2. externalTrafficPolicy is Local") for line in lines)
+    assert any(line.startswith("5. Leaves with its own source address") for line in lines)
 
 
 def test_refused() -> None:
