@@ -209,7 +209,7 @@ class _Draft:
         tables = (
             TablePlan(
                 table,
-                tuple(_chain_changes(self._chains[table], chains[table])),
+                tuple(ChainChange(chain, was, chains[table].get(chain)) for chain, was in self._chains[table].items()),
                 tuple(_jump_changes(self._jumps.get(table, jumps[table]), jumps[table])),
             )
             for table in TABLES
@@ -219,12 +219,6 @@ class _Draft:
             new_sets=(name for name, was in self._sets.items() if not was and name in sets),
             old_sets=(name for name, was in self._sets.items() if was and name not in sets),
         )
-
-
-def _chain_changes(before: Mapping[str, Rules | None], now: Mapping[str, Rules]) -> Iterator[ChainChange]:
-    for chain in before:
-        if before[chain] != (after := now.get(chain)):
-            yield ChainChange(chain, before[chain], after)
 
 
 def _jump_changes(before: Mapping[str, Rules], now: Mapping[str, Rules]) -> Iterator[JumpChange]:

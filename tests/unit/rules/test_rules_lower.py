@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from rules.iptables import names
 from rules.iptables.lower import lower_frontends
 from rules.iptables.ruleset import MAX_COMMENT, Ruleset
 from rules.policy import resolve_frontends
@@ -208,6 +209,17 @@ def test_many_endpoints_are_chosen_evenly_in_either_pool(policy: str) -> None:
     assert (len(outside), len(inside)) == (expected, 90)
     assert all(o.probability == pytest.approx(1 / expected, rel=1e-6) for o in outside)
     assert all(o.probability == pytest.approx(1 / 90, rel=1e-6) for o in inside)
+
+
+def test_the_choice_is_even_however_unlucky_the_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most endpoints in one branch of a branch; a node with one child only has no chain."""
+    keys = {f"10.244.0.{n + 2}:8080": f"{'b' if n == 0 else 'a7'}{n:014x}" for n in range(45)}
+    monkeypatch.setattr(names, "endpoint_key", lambda port, protocol, endpoint: keys[endpoint])
+    ruleset = lowered(make_service("web", *(key.split(":")[0] for key in keys)))
+    outcomes = go(ruleset, POD)
+    assert {outcome.endpoint for outcome in outcomes} == set(keys)
+    assert all(outcome.probability == pytest.approx(1 / 45, rel=1e-6) for outcome in outcomes)
+    assert sum(name.startswith("PODWIRE-B-") for name in ruleset.nat.chains) == 5  # b; a7 and its three
 
 
 def test_no_packet_walks_past_many_rules() -> None:
