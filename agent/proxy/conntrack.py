@@ -14,7 +14,7 @@ from itertools import chain
 
 from agent.proxy.conntrack_wire import Entry
 from rules.iptables.adopt import Destination
-from rules.policy import Action, Kind, PortFrontends, ServiceFrontends
+from rules.policy import Kind, PortFrontends, ServiceFrontends
 from rules.snapshot import Family
 
 CONNECTIONLESS = ("UDP", "SCTP")
@@ -44,8 +44,7 @@ def stale_entries(
 
 def _places(port: PortFrontends) -> Iterator[tuple[Destination, Usable]]:
     for frontend in port.frontends:
-        pools = {route.pool for route in frontend.routes if route.action is Action.FORWARD}
-        usable = frozenset((b.address, b.port) for pool in pools for b in port.pool(pool))
+        usable = frozenset((backend.address, backend.port) for backend in port.usable(frontend))
         address = None if frontend.kind is Kind.NODE_PORT else frontend.address
         yield Destination(port.protocol, address, frontend.port), usable
 

@@ -58,8 +58,7 @@ class Listener(NamedTuple):
     @property
     def usable(self) -> frozenset[Backend]:
         """The endpoints that an open flow may stay on: those of every route, whoever the client is."""
-        pools = {route.pool for route in self.frontend.routes if route.action is Action.FORWARD}
-        return frozenset(plain(backend) for pool in pools for backend in self.port.pool(pool))
+        return frozenset(map(plain, self.port.usable(self.frontend)))
 
     @property
     def policy(self) -> str:

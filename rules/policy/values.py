@@ -113,6 +113,11 @@ class PortFrontends:
     def pool(self, pool: Pool) -> tuple[Backend, ...]:
         return self.cluster if pool is Pool.CLUSTER else self.local
 
+    def usable(self, frontend: Frontend) -> frozenset[Backend]:
+        """The endpoints that an open connection may stay on: those of every route, whoever the client is."""
+        pools = {route.pool for route in frontend.routes if route.action is Action.FORWARD}
+        return frozenset(backend for pool in pools for backend in self.pool(pool))
+
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:

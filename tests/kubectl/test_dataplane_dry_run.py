@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.cli.kubectl.connection import open_cluster
-from agent.cli.kubectl.dryrun import Edit
+from agent.cli.kubectl.edits import Edit
 from agent.cli.kubectl.forecast import open_forecast
 from agent.cli.kubectl.targets import Target
 from rules.snapshot import ServiceName

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from agent.cli.kubectl.dryrun import Edit
+from agent.cli.kubectl.edits import Edit
 from agent.cli.kubectl.errors import ApiError, KubectlError, client_error
 from agent.cli.kubectl.forecast_notes import notes_of
 from agent.cli.kubectl.objects import Obj

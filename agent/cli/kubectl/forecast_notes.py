@@ -15,7 +15,7 @@ from agent.cli.kubectl.prediction import Known, assign
 from agent.kube.informer import Key
 
 if TYPE_CHECKING:
-    from agent.cli.kubectl.dryrun import Edit
+    from agent.cli.kubectl.edits import Edit
 
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicationController", "Job", "CronJob")
 

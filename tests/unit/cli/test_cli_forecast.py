@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from agent.cli.kubectl import register
 from agent.cli.kubectl.discovery import Resource
-from agent.cli.kubectl.dryrun import Edit
+from agent.cli.kubectl.edits import Edit
 from agent.cli.kubectl.errors import KubectlError
 from agent.cli.kubectl.forecast import UNKNOWN_NETWORK, WRITTEN_BACK, Forecast, choose_node, read_config
 from agent.cli.kubectl.prediction import Known, know

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.kubectl.command import dataplane_options, file_options, output_option, the_cluster, verb
-from agent.cli.kubectl.dryrun import Edit, open_teller
+from agent.cli.kubectl.dryrun import open_teller
+from agent.cli.kubectl.edits import Edit
 from agent.cli.kubectl.errors import ApiError, KubectlError, client_error
 from agent.cli.kubectl.manifests import Manifest, read_manifests
 from agent.cli.kubectl.merge import last_applied, three_way_patch, with_last_applied

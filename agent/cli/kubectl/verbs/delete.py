@@ -18,7 +18,8 @@ from agent.cli.kubectl.command import (
     the_cluster,
     verb,
 )
-from agent.cli.kubectl.dryrun import Edit, open_teller
+from agent.cli.kubectl.dryrun import open_teller
+from agent.cli.kubectl.edits import Edit
 from agent.cli.kubectl.errors import ApiError, KubectlError, client_error
 from agent.cli.kubectl.objects import Obj, meta, name_of
 from agent.cli.kubectl.report import DRY_RUN_SUFFIX, dry_run_params
