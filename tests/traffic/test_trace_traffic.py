@@ -62,7 +62,7 @@ def test_outside_and_a_node_port_as_json(node: Node, web: str) -> None:
 
 def test_nobody_at_home(node: Node, web: str) -> None:
     text = trace(node, web, "deserted", "--live")
-    assert "refused: default/deserted has no ready endpoint" in text
+    assert "Refused: default/deserted has no ready endpoint" in text
     assert "packet 1: refused; the kernel went as predicted in branch 1" in text
 
 
