@@ -196,7 +196,7 @@ def _diff_fates(old: Fate, new: Fate, after: Listener, policy: str) -> Iterator[
 
 def _diff_pools(old: Fate, new: Fate, after: Listener, policy: str) -> Change:
     """Cluster became Local, or the other way round."""
-    who = "only this node's endpoints" if new.pool is Pool.LOCAL else "not only this node's endpoints"
+    who = "only this node's endpoints" if new.pool is Pool.LOCAL else "endpoints of every node"
     lost = frozenset(old.backends) - frozenset(new.backends)
     same = set(old.backends) == set(new.backends)
     number = f"the same {count_endpoints(new.backends)} as before" if same else _numbers(old, new)

@@ -128,7 +128,7 @@ TABLE: dict[str, tuple[list[Made], list[Made], list[str]]] = {
         [node_port(HERE, OTHER, **LOCAL)],
         [node_port(HERE, OTHER)],
         [
-            f"  {NP} from outside: not only this node's endpoints get connections from now on: "
+            f"  {NP} from outside: endpoints of every node get connections from now on: "
             f"the same 2 endpoints as before ({ETP}: Local -> Cluster)",
             f"~ {NP}: endpoints no longer see the client's address, but this node's ({ETP}: Local -> Cluster)",
         ],
