@@ -114,14 +114,14 @@ class Dataplane:
             return Plan()
         found: list[Plan] = []
         for family, lowering in self._lowerings.items():
-            wanted = lowering.ruleset
-            plan = self._sentry.look(family, wanted, thorough=thorough)
-            if plan:
-                trusted = self._trusted & {family}  # a look at some chains gives no new trust in the others
-                self._trusted.discard(family)
-                self._engines[family].apply(plan)
-                self._trusted |= trusted
-                found.append(plan)
+            try:
+                plan = self._sentry.look(family, lowering.ruleset, thorough=thorough)
+                if plan:
+                    self._engines[family].apply(plan)
+                    found.append(plan)
+            except EngineError:
+                self._trusted.discard(family)  # something was wrong, and maybe it still is
+                raise
         self._sentry.account()
         return Plan(tuple(table for plan in found for table in plan.tables))
 

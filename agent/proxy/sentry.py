@@ -6,13 +6,16 @@ watch knows which chains were touched, only those of ours among them are read.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 
 from rules.iptables.diff import Plan, diff_rulesets
-from rules.iptables.engines import Engine, Seen, Watch
+from rules.iptables.engines import Engine, EngineError, Part, Seen, Watch
 from rules.iptables.names import is_ours
 from rules.iptables.ruleset import TABLES, Rules, Ruleset, Table
 from rules.snapshot import Family
+
+log = logging.getLogger(__name__)
 
 FEW = 40  # chains to be read one by one rather than all at once
 MANY = 5000  # lines written at once, about which it is not worth being told
@@ -70,8 +73,7 @@ class Sentry:
         part = _part(chains, wanted)
         if not part:
             return Plan()
-        small = sum(map(len, part.values())) <= FEW
-        found = self._engines[family].read_part(part) if small else None
+        found = self._read_part(family, part) if sum(map(len, part.values())) <= FEW else None
         return self._compare_all(family, wanted) if found is None else diff_rulesets(found, _only(wanted, part))
 
     def close(self) -> None:
@@ -83,6 +85,14 @@ class Sentry:
             seen: Seen = self._watches[family].drain()
             if seen.commits or seen.chains is None:
                 self._suspect[family] = _joined(self._suspect.get(family, frozenset()), seen.chains)
+
+    def _read_part(self, family: Family, part: Part) -> Ruleset | None:
+        """Chain by chain is not one look: while somebody writes there may be a chain that makes no sense."""
+        try:
+            return self._engines[family].read_part(part)
+        except EngineError as error:
+            log.info("%s: reading everything", error)
+            return None
 
     def _compare_all(self, family: Family, wanted: Ruleset) -> Plan:
         return diff_rulesets(self._engines[family].read(), wanted)

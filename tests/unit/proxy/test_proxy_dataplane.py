@@ -291,6 +291,22 @@ def test_a_repair_that_the_kernel_refuses_is_made_by_the_next_sync(dataplane: Da
     assert engine.installed == lowered(made)
 
 
+def test_what_a_failed_look_did_not_see_is_repaired_by_the_next_sync(
+    dataplane: Dataplane, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Ruleset:
+        raise EngineError("cannot read rules")
+
+    dataplane.sync(resolved(web("one", A)))
+    engine.tamper(Ruleset(), is_known=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "read", fail)
+        with pytest.raises(EngineError, match="cannot read"):
+            dataplane.check()
+    dataplane.sync(Frontends(Node("here")), changed=frozenset())
+    assert engine.installed == lowered(web("one", A))
+
+
 # UDP connections.
 
 

@@ -10,7 +10,7 @@ import pytest
 from agent.proxy import sentry as sentry_module
 from agent.proxy.sentry import Sentry
 from rules.iptables.diff import Plan, diff_rulesets
-from rules.iptables.engines import Variant
+from rules.iptables.engines import EngineError, Part, Variant
 from rules.iptables.lower import lower_frontends
 from rules.iptables.ruleset import Ruleset
 from rules.policy import resolve_frontends
@@ -103,6 +103,17 @@ def test_a_change_of_which_only_its_happening_is_known_is_looked_for_everywhere(
 def test_many_chains_are_read_at_once(watched: Watched) -> None:
     watched.engine.tamper(TAMPERED, SERVICES, *(("nat", f"KUBE-SEP-{n:016}") for n in range(sentry_module.FEW)))
     watched.engine.read_part = None  # type: ignore[assignment,method-assign]  # is not called
+    assert watched.look() == (diff_rulesets(TAMPERED, WANTED), 1)
+
+
+def test_chains_that_cannot_be_read_one_by_one_are_read_all_at_once(watched: Watched) -> None:
+    """As happens while somebody writes to them."""
+
+    def fail(part: Part) -> Ruleset | None:
+        raise EngineError("this chain makes no sense")
+
+    watched.engine.tamper(TAMPERED, SERVICES)
+    watched.engine.read_part = fail  # type: ignore[method-assign]
     assert watched.look() == (diff_rulesets(TAMPERED, WANTED), 1)
 
 
