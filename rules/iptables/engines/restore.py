@@ -27,7 +27,7 @@ from rules.iptables.engines.ipset import PATIENCE, Sets
 from rules.iptables.engines.watch import LockWatch, NftWatch
 from rules.iptables.names import MADE, MADE_TABLE
 from rules.iptables.parse import ParseError, Saved, parse_chains, parse_save
-from rules.iptables.ruleset import Ruleset, Table
+from rules.iptables.ruleset import TABLES, Ruleset, Table
 from rules.iptables.transactions import render_pieces, render_plan
 from rules.snapshot import Family
 
@@ -99,6 +99,7 @@ class RestoreEngine:
 
     def _save(self) -> Saved:
         sets, text = self._sets.read(), self._call(f"{self._tool}-{self._variant}-save")
+        _check_complete(text)
         body = _CHANGING.sub(b"", text)
         if (body, sets) != self._seen[:2]:
             try:
@@ -191,6 +192,17 @@ _BUILT_IN = {
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
 }
+
+
+def _check_complete(text: bytes) -> None:
+    """iptables-nft leaves out a table with a rule that it cannot show, and calls it a success; taking the table for
+    empty, we would put our jumps there again and again."""
+    for table in TABLES:
+        if f"# Table `{table}' is incompatible".encode() in text:
+            raise EngineError(
+                f"cannot read rules: iptables-nft cannot show table {table}, because of a rule in it that was made with"
+                f" nft; move that rule to a table of its own (nft -a list table ip {table} shows it; ip6 for IPv6)"
+            )
 
 
 def _each(items: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
