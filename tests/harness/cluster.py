@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from agent.kube.client import Client, connect
+from netns import namespaces
 from tests.harness.scripted_api import ScriptedApi, until, write_kubeconfig
+
+T = TypeVar("T")
 
 
 class Collection(ScriptedApi):
@@ -39,13 +44,63 @@ class Cluster:
     def put_service(self, name: str = "web", vip: str = "10.96.0.10", **spec: Any) -> None:
         self.services.put_meta(name, {}, spec={"clusterIPs": [vip], "ports": [{"port": 80}], **spec})
 
-    def put_slice(self, *addresses: str, name: str = "web", changed: str = "") -> None:
+    def put_slice(self, *addresses: str, name: str = "web", changed: str = "", protocol: str = "TCP") -> None:
         meta: dict[str, Any] = {"labels": {"kubernetes.io/service-name": name}}
         if changed:
             meta["annotations"] = {"endpoints.kubernetes.io/last-change-trigger-time": changed}
         endpoints = [{"addresses": [address], "nodeName": "here"} for address in addresses] or None
-        ports = [{"name": "", "port": 8080, "protocol": "TCP"}]
+        ports = [{"name": "", "port": 8080, "protocol": protocol}]
         self.slices.put_meta(f"{name}-1", meta, addressType="IPv4", ports=ports, endpoints=endpoints)
+
+
+class Away:
+    """A cluster whose loop runs in another thread, for tests that wait for real time to pass."""
+
+    def __init__(self, cluster: Cluster, client: Client) -> None:
+        self._cluster, self._client, self._loop = cluster, client, asyncio.get_running_loop()
+
+    def do(self, action: Callable[[Cluster], T]) -> T:
+        """Change what the cluster holds."""
+
+        async def act() -> T:
+            return action(self._cluster)
+
+        return asyncio.run_coroutine_threadsafe(act(), self._loop).result()
+
+    def ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        """Ask it over HTTP."""
+        return asyncio.run_coroutine_threadsafe(question(self._client), self._loop).result()
+
+
+@contextmanager
+def cluster_away(folder: Path, netns: str) -> Iterator[Away]:
+    """``serve_cluster`` on the loopback of a network namespace; the kubeconfig is ``folder/scripted.kubeconfig``."""
+    found: queue.SimpleQueue[Away | BaseException] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    async def main() -> None:
+        async with serve_cluster(folder) as (cluster, client):
+            found.put(Away(cluster, client))
+            await asyncio.to_thread(stop.wait)
+
+    def work() -> None:
+        try:
+            namespaces.enter(netns)
+            asyncio.run(main())
+        except BaseException as error:
+            found.put(error)
+            raise
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        away = found.get()
+        if isinstance(away, BaseException):
+            raise away
+        yield away
+    finally:
+        stop.set()
+        thread.join()
 
 
 @asynccontextmanager

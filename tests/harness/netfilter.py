@@ -57,9 +57,9 @@ class MiniNode:
 
 
 @contextmanager
-def mini_node(*, servers: int = 8080) -> Iterator[MiniNode]:
-    """The namespaces, with a TCP and a UDP server on port ``servers`` in every pod."""
-    node = MiniNode(secrets.token_hex(3))
+def mini_node(*, servers: int = 8080, tag: str = "") -> Iterator[MiniNode]:
+    """The namespaces, with a TCP and a UDP server on port ``servers`` in every pod. ``tag``: in their names."""
+    node = MiniNode(tag or secrets.token_hex(3))
     with ExitStack() as stack:
         for who in ("node", "outside", *PODS):
             stack.callback(namespaces.remove, node.name(who))
