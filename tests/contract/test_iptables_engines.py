@@ -11,78 +11,35 @@ import pytest
 
 from agent.shell import run
 from rules.iptables.diff import Plan, diff_rulesets
-from rules.iptables.engines import Engine, EngineError, libiptc
-from rules.iptables.engines.libiptc import LibiptcEngine
+from rules.iptables.engines import EngineError, libiptc
 from rules.iptables.engines.restore import RestoreEngine
-from rules.iptables.lower import lower_frontends
 from rules.iptables.names import is_ours
 from rules.iptables.parse import parse_rule
 from rules.iptables.preflight import make_engine, preflight
 from rules.iptables.ruleset import Ruleset, Table
-from rules.policy import resolve_frontends
-from rules.snapshot import Family, LoadBalancerIngress, Settings, Snapshot
+from rules.snapshot import Family, LoadBalancerIngress, Settings
+from tests.harness.drivers import ENGINES, Driver, driving, lowered, make, node_for_engines
 from tests.harness.engines import MemoryEngine
-from tests.harness.netfilter import MiniNode, mini_node
+from tests.harness.netfilter import MiniNode
 from tests.harness.services import endpoint, make_service, make_snapshot, many_services
-from tests.leaks import assert_no_leaks
-
-ENGINES = ["restore-nft", "restore-legacy", "libiptc"]
 
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[MiniNode]:
-    with assert_no_leaks(), mini_node() as made:
-        for table in ("nat", "filter"):  # legacy tables, once used, stay as long as their namespace
-            made.run("iptables-legacy", "-t", table, "-S")
+    with node_for_engines() as made:
         yield made
-
-
-def make(kind: str, family: Family = Family.IPV4) -> Engine:
-    if kind == "libiptc":
-        return LibiptcEngine(run)
-    return RestoreEngine(run, variant="nft" if kind == "restore-nft" else "legacy", family=family)
-
-
-class Driver:
-    """An engine that works in the node's namespace."""
-
-    def __init__(self, node: MiniNode, engine: Engine) -> None:
-        self.node, self.engine = node, engine
-
-    def read(self) -> Ruleset:
-        return self.node.inside("node", self.engine.read)
-
-    def apply(self, plan: Plan) -> None:
-        self.node.inside("node", lambda: self.engine.apply(plan))
-
-    def bring(self, wanted: Ruleset) -> Plan:
-        """Make ``wanted`` so, and return the plan."""
-        plan = diff_rulesets(self.read(), wanted)
-        self.apply(plan)
-        return plan
-
-    def cleanup(self) -> None:
-        self.node.inside("node", self.engine.cleanup)
 
 
 @pytest.fixture(params=ENGINES)
 def driver(node: MiniNode, request: pytest.FixtureRequest) -> Iterator[Driver]:
-    made = Driver(node, make(request.param))
-    yield made
-    made.cleanup()
-    made.engine.close()
+    with driving(node, make(request.param)) as made:
+        yield made
 
 
 @pytest.fixture(params=[*ENGINES, "memory"])
 def any_driver(node: MiniNode, request: pytest.FixtureRequest) -> Iterator[Driver]:
-    made = Driver(node, MemoryEngine() if request.param == "memory" else make(request.param))
-    yield made
-    made.cleanup()
-    made.engine.close()
-
-
-def lowered(snapshot: Snapshot, family: Family = Family.IPV4) -> Ruleset:
-    return lower_frontends(resolve_frontends(snapshot), family)
+    with driving(node, MemoryEngine() if request.param == "memory" else make(request.param)) as made:
+        yield made
 
 
 FULL = make_service(
@@ -110,12 +67,20 @@ WIDE = Settings(
     node_port_addresses=("primary", "198.51.100.0/24"),
 )
 
+PORTS = (0x0100, 0xF123, 0xFFFF, *range(30000, 30033))
+TREES = make_snapshot(  # of addresses, of ports (with ranges at both ends), of endpoints
+    *(make_service(f"t-{n}", "10.244.0.1", vip=f"10.{n}.0.1", node_port=port) for n, port in enumerate(PORTS)),
+    *(make_service(f"n-{n}", vip=f"10.{n}.0.2", node_port=port + 1000) for n, port in enumerate(PORTS[3:])),
+    make_service("many", *(f"10.244.1.{n + 1}" for n in range(40)), vip="10.96.0.1", affinity_seconds=86400),
+)
+
 HISTORY = [
     make_snapshot(),
     make_snapshot(FULL, UDP, SCTP, NONE, AFAR, LONG),
     make_snapshot(FULL, UDP, settings=WIDE),
     make_snapshot(make_service("full", "10.244.0.2"), NONE, settings=Settings()),
     many_services(20, 5),
+    TREES,
     make_snapshot(),
 ]
 
@@ -175,7 +140,7 @@ def without_ours(saved: str) -> list[str]:
 
 
 def test_foreign_rules_stay(driver: Driver) -> None:
-    tool = f"iptables-{driver.engine.variant}"
+    tool = driver.tool
     driver.node.run(f"{tool}-restore", "--noflush", stdin=FOREIGN)
     try:
         before, foreign = driver.node.saved(), without_ours(driver.node.run(f"{tool}-save"))
@@ -288,7 +253,7 @@ def test_a_change_of_a_flushed_table_is_refused(driver: Driver) -> None:
 def test_tampering_is_seen_and_repaired(driver: Driver, tampering: list[str]) -> None:
     wanted = lowered(HISTORY[1])
     driver.bring(wanted)
-    driver.node.run(f"iptables-{driver.engine.variant}", *tampering)
+    driver.node.run(driver.tool, *tampering)
     assert driver.read() != wanted
     assert driver.bring(wanted)
     assert driver.read() == wanted
@@ -296,7 +261,7 @@ def test_tampering_is_seen_and_repaired(driver: Driver, tampering: list[str]) ->
 
 def test_a_chain_that_a_foreign_rule_uses_is_emptied_not_deleted(driver: Driver) -> None:
     driver.bring(lowered(HISTORY[1]))
-    tool = f"iptables-{driver.engine.variant}"
+    tool = driver.tool
     driver.node.run(tool, "-t", "nat", "-A", "INPUT", "-j", "KUBE-MARK-MASQ")
     driver.cleanup()
     assert driver.read() == Ruleset(nat=Table(chains={"KUBE-MARK-MASQ": ()}))

@@ -39,8 +39,8 @@ NETWORKS = [
 
 def frozen(ruleset: Ruleset) -> Ruleset:
     """What it is now, whatever becomes of it."""
-    tables = (Table(dict(table.chains), dict(table.jumps)) for table in (ruleset.filter, ruleset.nat))
-    return Ruleset(*tables, ruleset.sets)
+    filter_, nat = (Table(dict(table.chains), dict(table.jumps)) for table in (ruleset.filter, ruleset.nat))
+    return Ruleset(filter_, nat, ruleset.sets)
 
 
 def counted(ruleset: Ruleset) -> dict[str, int]:
