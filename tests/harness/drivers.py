@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -72,7 +73,8 @@ def driving(node: MiniNode, engine: Engine) -> Iterator[Driver]:
 @contextmanager
 def node_for_engines() -> Iterator[MiniNode]:
     """A node whose legacy tables are there: once used, they stay as long as their namespace."""
-    with assert_no_leaks(), mini_node() as made:
+    tag = secrets.token_hex(3)
+    with assert_no_leaks(tag=tag), mini_node(tag=tag) as made:
         for table in ("nat", "filter"):
             made.run("iptables-legacy", "-t", table, "-S")
         yield made

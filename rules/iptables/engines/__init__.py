@@ -64,8 +64,8 @@ class Engine(Protocol):
         """What is installed of ours. The same object as last time if nothing changed."""
 
     def read_part(self, part: Part) -> Ruleset | None:
-        """What is installed of these chains (ours, or built-in ones with our jumps), and nothing else; None if this
-        costs as much as reading all."""
+        """What is installed of these chains (ours, or built-in ones with our jumps), and nothing else; None if all
+        has to be read for that."""
 
     def apply(self, plan: Plan) -> None:
         """Carry out a plan; each table in one transaction, so that a refused table is left as it was. (A plan too large

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -70,7 +70,10 @@ class RestoreEngine:
     def read_part(self, part: Part) -> Ruleset | None:
         if self._variant == "legacy":  # it always travels whole
             return None
-        tables = {table: self._list_chains(table, chains) for table, chains in part.items()}
+        listed = {table: [self._list_chain(table, c) for c in sorted(chains)] for table, chains in part.items()}
+        if any(text is None for texts in listed.values() for text in texts):
+            return None
+        tables = {table: self._parse_chains("".join(filter(None, texts))) for table, texts in listed.items()}
         return Ruleset(tables.get("filter", Table()), tables.get("nat", Table()))
 
     def apply(self, plan: Plan) -> None:
@@ -108,20 +111,23 @@ class RestoreEngine:
                 raise EngineError(str(error)) from error
         return self._seen[2]
 
-    def _list_chains(self, table: str, chains: Iterable[str]) -> Table:
-        texts = (self._list_chain(table, chain) for chain in sorted(chains))
-        try:
-            return parse_chains("".join(texts))
-        except ParseError as error:
-            raise EngineError(str(error)) from error
-
-    def _list_chain(self, table: str, chain: str) -> str:
+    def _list_chain(self, table: str, chain: str) -> str | None:
+        """A chain as ``iptables -S`` prints it; nothing if it is not there; None if that cannot be told (1.8.9 says
+        of a chain that is not there that it is incompatible, as if nft had put something strange into it)."""
         try:
             return self._run((f"{self._tool}-{self._variant}", "-t", table, "-S", chain)).decode()
         except Exception as error:
             if "No chain" in str(error) or "does not exist" in str(error):
                 return ""
+            if "is incompatible" in str(error):
+                return None
             raise EngineError(f"cannot read rules: {error}") from error
+
+    def _parse_chains(self, text: str) -> Table:
+        try:
+            return parse_chains(text)
+        except ParseError as error:
+            raise EngineError(str(error)) from error
 
     def _restore(self, text: str) -> None:
         if not text:
