@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from agent.cli.tracing.node import Place, TraceFailure
 from netns import namespaces
+from netns.errors import NetnsError
 from rules.snapshot import Family
 
 LINK = "podwire-trace"
@@ -148,7 +149,12 @@ def _join(node: Place, name: str, address: str) -> None:
 
 
 def _has(name: str, address: str) -> bool:
-    links = json.loads(Place(name).run("ip", "-j", "address", "show"))
+    try:
+        links = json.loads(Place(name).run("ip", "-j", "address", "show"))
+    except NetnsError:
+        if namespaces.exists(name):
+            raise
+        return False  # it went while we looked
     return any(info.get("local") == address for link in links for info in link.get("addr_info", []))
 
 
