@@ -1,7 +1,9 @@
 """Sets of addresses, through the ``ipset`` program: one family's sets whose names are ours.
 
 A set remembers the clients of one endpoint, each for its own time (net/netfilter/ipset/ip_set_hash_ip.c); rules put
-them in. It begins small (64 buckets) and grows by itself.
+them in. The kernel lets a set grow only when a program adds to it, not when a packet does (ipset(8), about the SET
+target), and a bucket holds 12. So a set is made as large as it may become: the fewer sets there are, the larger. Up to
+four clients a bucket, hardly one in ten thousand finds no room; one that does is served, but not remembered.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from rules.snapshot import Family
 log = logging.getLogger(__name__)
 
 MAX_CLIENTS = 1 << 20  # per set
+_BUCKETS = 1 << 23  # of all sets together, as far as they go; 8 bytes each
+_FEWEST, _MOST = 1 << 10, 1 << 14  # of one set
 _TIMEOUT = 10800  # seconds, of entries that say none; rules always do
 PATIENCE = 1.0  # seconds: nf_tables lets go of a set only when it has freed the rules that spoke of it
 
@@ -46,7 +50,8 @@ class Sets:
                 "cannot keep clients with their endpoints (sessionAffinity: ClientIP): the ipset program is not"
                 " installed (Debian and Ubuntu: apt install ipset)"
             )
-        kind = f"hash:ip family {self._inet} hashsize 64 maxelem {MAX_CLIENTS} timeout {_TIMEOUT}"
+        buckets = choose_buckets(len(self.read().union(names)))
+        kind = f"hash:ip family {self._inet} hashsize {buckets} maxelem {MAX_CLIENTS} timeout {_TIMEOUT}"
         self._restore([line for name in names for line in (f"create {name} {kind}", f"flush {name}")])
 
     def destroy(self, names: Sequence[str], *, patience: float = PATIENCE) -> None:
@@ -88,3 +93,9 @@ class Sets:
             return self._run(("ipset", *words))
         except Exception as error:
             raise EngineError(f"cannot read sets of clients: {error}") from error
+
+
+def choose_buckets(sets: int) -> int:
+    """How many buckets each of so many sets should have: a power of two."""
+    share = min(max(_BUCKETS // sets, _FEWEST), _MOST)
+    return 1 << share.bit_length() - 1

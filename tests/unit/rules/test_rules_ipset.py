@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from rules.iptables.engines import EngineError
-from rules.iptables.engines.ipset import Sets
+from rules.iptables.engines.ipset import Sets, choose_buckets
 from rules.snapshot import Family
 
 ONE, TWO, SIX = "PODWIRE-4-A", "PODWIRE-4-B", "PODWIRE-6-A"
@@ -59,8 +59,21 @@ def test_only_sets_of_ours_and_of_the_family_are_read(family: Family, expected: 
 def test_sets_are_made_empty(family: Family, inet: str) -> None:
     program = Program(ONE)
     Sets(program, family).make([ONE, TWO])
-    kind = f"hash:ip family {inet} hashsize 64 maxelem 1048576 timeout 10800"
+    kind = f"hash:ip family {inet} hashsize 16384 maxelem 1048576 timeout 10800"
     assert program.asked == [f"create {ONE} {kind}", f"flush {ONE}", f"create {TWO} {kind}", f"flush {TWO}"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "buckets"), [(1, 16384), (512, 16384), (513, 8192), (1000, 8192), (8192, 1024), (10**6, 1024)]
+)
+def test_the_more_sets_the_smaller_each(sets: int, buckets: int) -> None:
+    assert choose_buckets(sets) == buckets
+
+
+def test_all_sets_of_the_family_count() -> None:
+    program = Program(*(f"PODWIRE-4-{number}" for number in range(600)))
+    Sets(program, Family.IPV4).make([ONE])
+    assert " hashsize 8192 " in program.asked[0]
 
 
 def test_nothing_to_do_asks_nobody() -> None:
@@ -96,7 +109,7 @@ def test_a_program_that_fails() -> None:
     sets = Sets(program, Family.IPV4)
     with pytest.raises(EngineError, match=r"cannot read sets of clients: .*not permitted"):
         sets.read()
-    with pytest.raises(EngineError, match=r"cannot change sets of clients: .*not permitted"):
+    with pytest.raises(EngineError, match=r"cannot read sets of clients: .*not permitted"):
         sets.make([ONE])
 
 
