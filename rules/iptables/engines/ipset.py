@@ -9,6 +9,7 @@ four clients a bucket, hardly one in ten thousand finds no room; one that does i
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ MAX_CLIENTS = 1 << 20  # per set
 _BUCKETS = 1 << 23  # of all sets together, as far as they go; 8 bytes each
 _FEWEST, _MOST = 1 << 10, 1 << 14  # of one set
 _TIMEOUT = 10800  # seconds, of entries that say none; rules always do
+_REFERENCES = re.compile(r"^Name: (\S+)\n(?:.+\n)*?References: (\d+)", re.MULTILINE)
 PATIENCE = 1.0  # seconds: nf_tables lets go of a set only when it has freed the rules that spoke of it
 
 
@@ -70,17 +72,14 @@ class Sets:
             log.info("%s", error)
 
     def _destroy_unused(self, names: Sequence[str]) -> list[str]:
-        """One try; returns those that are still used."""
-        left: list[str] = []
-        present = self.read() if names else frozenset()
-        for name in (name for name in names if name in present):
-            try:
-                self._restore([f"destroy {name}"])
-            except EngineError as error:
-                if "in use" not in str(error):
-                    raise
-                left.append(name)
-        return left
+        """One try; returns those that rules still use."""
+        if not names:
+            return []
+        used = dict(_REFERENCES.findall(self._call("list", "-t").decode()))
+        unused = [name for name in names if used.get(name) == "0"]
+        if unused:
+            self._restore([f"destroy {name}" for name in unused])
+        return [name for name in names if used.get(name, "0") != "0"]
 
     def _restore(self, lines: list[str]) -> None:
         try:
