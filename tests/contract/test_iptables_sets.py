@@ -208,6 +208,27 @@ def test_ten_thousand_clients_stay_with_their_endpoints(nft: Driver) -> None:
     assert nft.node.inside("outside", everybody) == first
 
 
+def test_the_kernel_lets_no_set_grow_by_packets(node: MiniNode) -> None:
+    """Why sets are made large: 64 buckets of 12 take no more, however many come. A program's addition makes room."""
+
+    def everybody() -> None:
+        for number in range(1500):
+            with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
+                client.bind((f"10.50.{number // 250}.{number % 250 + 1}", 0))
+                client.sendto(b"hello", (NODE_IP, 7))
+
+    node.run("ipset", "create", "tiny", *["hash:ip", "hashsize", "64", "timeout", "60"])
+    node.run("iptables-legacy", "-A", "INPUT", *["-p", "udp", "--dport", "7", "-j", "SET", "--add-set", "tiny", "src"])
+    node.inside("outside", everybody)
+    remembered = len(members(node, "tiny"))
+    assert 0 < remembered <= 64 * 12
+    lines = [f"add tiny 10.51.{number // 250}.{number % 250 + 1}\n" for number in range(1500)]
+    node.run("ipset", "restore", stdin="".join(lines))
+    assert len(members(node, "tiny")) == remembered + 1500
+    node.run("iptables-legacy", "-F", "INPUT")
+    node.run("ipset", "destroy", "tiny")
+
+
 def test_a_client_is_known_by_whatever_address_it_calls(driver: Driver) -> None:
     driver.bring(sticky(*PODS.values()))
     for number in range(1, 21):
