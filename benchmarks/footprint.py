@@ -22,8 +22,8 @@ def measure(node: Node) -> None:
     rows = []
     for name, pid in processes.items():
         share = (cpu_seconds(pid) - before[name]) / SECONDS
-        memory = _memory(pid)
-        rows.append((name, f"{share:.2%}", f"{memory['Rss'] / 1024:.0f} MiB", f"{memory['Pss'] / 1024:.0f} MiB"))
+        held = memory(pid)
+        rows.append((name, f"{share:.2%}", f"{held['Rss'] / 1024:.0f} MiB", f"{held['Pss'] / 1024:.0f} MiB"))
     header = ("process", "CPU of one core", "resident", "proportional share")
     print_table(f"Processes of a node where nothing happens but two probes a second, over {SECONDS:g} s", header, rows)
 
@@ -40,7 +40,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory(pid: int) -> dict[str, int]:
-    """Kibibytes by name."""
+def memory(pid: int) -> dict[str, int]:
+    """Kibibytes by name, ``Rss`` and ``Pss`` among them."""
     lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     return {words[0].rstrip(":"): int(words[1]) for words in lines}
