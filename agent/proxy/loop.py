@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,7 @@ class Proxy:
         self._descriptors: list[int] = []
         self._look_pause, self._told_pause = LOOK[0], TOLD[0]
         self._told_at: float | None = None  # since when something waits to be looked at (monotonic seconds)
+        self._looked_at = -math.inf  # when the last look ended
         self._last_repair = ""
 
     async def run(self) -> None:
@@ -179,8 +181,10 @@ class Proxy:
 
     def _was_told(self) -> None:
         self._deaf()
-        self._told_at = self._told_at or time.monotonic()
-        asyncio.get_running_loop().call_later(self._told_pause, self._tick.poke)
+        now = time.monotonic()
+        self._told_at = self._told_at or now
+        pause = max(TOLD[0], self._looked_at + self._told_pause - now)  # between two looks, not before the first
+        asyncio.get_running_loop().call_later(pause, self._tick.poke)
 
     def _deaf(self) -> None:
         for descriptor in self._descriptors:
@@ -242,7 +246,8 @@ class Proxy:
         began = time.monotonic()
         check, self._told_at = partial(self._dataplane.check, thorough=thorough), None
         plan = await asyncio.get_running_loop().run_in_executor(thread, check)
-        elapsed = time.monotonic() - began
+        self._looked_at = time.monotonic()
+        elapsed = self._looked_at - began
         self._metrics.checked(elapsed, repaired=bool(plan))
         text = _brief(plan) if plan else ""
         again, self._last_repair = bool(text) and text == self._last_repair, text or self._last_repair

@@ -219,6 +219,19 @@ async def test_tampering_of_which_the_kernel_tells_is_repaired_at_once(
         assert caplog.text.count("somebody changed our rules") == 3
 
 
+async def test_after_a_quiet_time_nobody_waits_for_the_pause_between_looks(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOOK", (1000.0, 1000.0))
+    _, client = server
+    async with Running(client, OPTIONS) as running:
+        await until(lambda: running.ready == 1)
+        wanted = running.engine.installed
+        running.proxy._told_pause = 1000.0  # as after a long look
+        running.engine.tamper(Ruleset(), is_known=False)
+        await until(lambda: running.engine.installed == wanted)
+
+
 async def test_tampering_of_which_nobody_tells_is_found(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     cluster, client = server
     cluster.put_service()
