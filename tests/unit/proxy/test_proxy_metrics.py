@@ -123,6 +123,16 @@ def test_full_and_partial_syncs_and_their_failures() -> None:
     assert value(metrics, f"{SYNC}_iptables_restore_failures_total", **four) == 1
     assert value(metrics, f"{SYNC}_iptables_partial_restore_failures_total", **four) == 1
     assert value(metrics, f"{SYNC}_iptables_restore_failures_total", **six) == 1
+
+
+def test_refusals_count_though_the_sync_went_on_without_the_services_to_blame() -> None:
+    metrics = Metrics()
+    metrics.synced(IPV4, 0.1, full=False, written={}, installed={}, refusals=3)
+    metrics.failed(IPV4, 0.1, full=True, refusals=2)
+    metrics.failed(IPV4, 0.1, full=False, refusals=0)  # it could not even read
+    four = {"ip_family": "IPv4"}
+    assert value(metrics, f"{SYNC}_iptables_restore_failures_total", **four) == 5
+    assert value(metrics, f"{SYNC}_iptables_partial_restore_failures_total", **four) == 1
     assert value(metrics, f"{SYNC}_iptables_partial_restore_failures_total", **six) == 0
     assert value(metrics, f"{SYNC}_iptables_last", table="nat", **four) == 1
     assert value(metrics, f"{SYNC}_iptables_total", table="nat", **four) == 71
