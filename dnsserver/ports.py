@@ -28,7 +28,9 @@ def find_holder(address: str, port: int, proto: str, *, proc: Path = PROC) -> st
 def _inodes(address: str, port: int, proto: str, proc: Path) -> Iterator[str]:
     """Sockets that take packets for ``address:port``: bound to it or to any address."""
     wanted = {f"{spelled}:{port:04X}" for spelled in (_spell(address), "0" * 8, "0" * 32)}
-    for table in (proc / "net" / proto, proc / "net" / f"{proto}6"):
+    own = proc / "thread-self/net"  # /proc/net is that of the process's first thread, which may be elsewhere
+    net = own if own.exists() else proc / "net"
+    for table in (net / proto, net / f"{proto}6"):
         for line in table.read_text().splitlines()[1:] if table.exists() else ():
             fields = line.split()
             if fields[1] in wanted and fields[3] == LISTENING[proto]:

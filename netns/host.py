@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,15 @@ from netns.errors import NetnsError
 from netns.links import Links, mac_of, read_sysctl, write_sysctl
 
 OLDEST_KERNEL = (5, 4)
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # random(4): another one after each boot
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: ``what`` was found, whether it is ``ok``, and if not, what to do (``hint``)."""
+    """One thing that was looked at: ``what`` was found, whether it is ``ok``, and if not, what to do (``hint``).
+
+    One that is ``ok`` and has a ``hint``: a node can run, but something that people expect of it will not work.
+    """
 
     name: str
     ok: bool
@@ -112,13 +115,25 @@ def _refuse_overlap(links: Links, bridge: str, gateway: ipaddress.IPv4Interface)
 
 
 def _remember(memory: Path, names: Sequence[str]) -> None:
-    """The first memory counts: after a crash the values are podwire's own already."""
-    if memory.exists():
+    """The first memory of this boot counts: after a crash the values are podwire's own already, after a reboot they are
+    what the machine's configuration says today. An empty file is what a power cut may leave of a new one.
+    """
+    boot = BOOT_ID.read_text().strip()
+    if memory.exists() and (content := memory.read_bytes()) and _boot_of(content) in (boot, None):
         return
     memory.parent.mkdir(parents=True, exist_ok=True)
     fresh = memory.with_name(memory.name + ".new")
-    fresh.write_text(json.dumps({name: read_sysctl(name) for name in names}))
+    fresh.write_text(json.dumps({"boot": boot, "sysctls": {name: read_sysctl(name) for name in names}}))
     fresh.replace(memory)
+
+
+def _boot_of(content: bytes) -> str | None:
+    """During which boot a memory was written; None if it does not say (damaged, or of an earlier version)."""
+    try:
+        known = json.loads(content)
+    except ValueError:
+        return None
+    return known.get("boot") if isinstance(known, dict) else None
 
 
 def _recall(memory: Path) -> dict[str, str]:
@@ -126,6 +141,8 @@ def _recall(memory: Path) -> dict[str, str]:
         known = json.loads(memory.read_bytes())
     except ValueError:
         known = None
+    if isinstance(known, dict) and "boot" in known:
+        known = known.get("sysctls")
     if not isinstance(known, dict):
         memory.rename(memory.with_name(memory.name + ".damaged"))
         raise NetnsError(
@@ -137,21 +154,16 @@ def _recall(memory: Path) -> dict[str, str]:
 # --- preflight --------------------------------------------------------------------------------------------------------
 
 
-def preflight(
-    *, netns: str | Path | None = None, dns_address: str = "", bridge: str = "podwire0"
-) -> tuple[Finding, ...]:
-    """Whether this machine can be a node, without changing anything that lasts. ``netns``: the node's, if not this one.
-
-    ``dns_address``: where the DNS server will listen; if empty, port 53 is tried on 127.0.0.1.
-    """
+def preflight(*, netns: str | Path | None = None, bridge: str = "podwire0") -> tuple[Finding, ...]:
+    """Whether this machine can be a node, without changing anything that lasts. ``netns``: the node's, if another."""
     here = (*preflight_machine(), _overlay(), *([_veth()] if os.geteuid() == 0 else []))
     if netns is not None and not namespaces.exists(netns):
         return (*here, Finding("namespace", True, f"network namespace {netns} will be made"))
     if os.geteuid() != 0:
         return here
     if netns is None:
-        return (*here, *_node(dns_address, bridge))
-    return (*here, *namespaces.inside(netns, lambda: tuple(_node(dns_address, bridge))))
+        return (*here, *_node(bridge))
+    return (*here, *namespaces.inside(netns, lambda: tuple(_node(bridge))))
 
 
 def preflight_machine() -> tuple[Finding, ...]:
@@ -176,7 +188,7 @@ def _machine() -> Iterator[Finding]:
     yield _cgroups()
 
 
-def _node(dns_address: str, bridge: str) -> Iterator[Finding]:
+def _node(bridge: str) -> Iterator[Finding]:
     """What is different in each network namespace."""
     forward = read_sysctl("net/ipv4/ip_forward")
     yield Finding(
@@ -185,7 +197,6 @@ def _node(dns_address: str, bridge: str) -> Iterator[Finding]:
     bridged = read_sysctl("net/bridge/bridge-nf-call-iptables")
     state = "br_netfilter is not loaded" if bridged is None else f"net.bridge.bridge-nf-call-iptables is {bridged}"
     yield Finding("bridge-nf", True, f"{state}; either way is fine, pods are routed")
-    yield from _port_53(dns_address)
     limit, count = read_sysctl("net/netfilter/nf_conntrack_max"), read_sysctl("net/netfilter/nf_conntrack_count")
     if limit and count:
         yield _check(
@@ -225,8 +236,11 @@ def _cgroups() -> Finding:
 
 
 def _overlay() -> Finding:
-    ok = any(line.split()[-1] == "overlay" for line in Path("/proc/filesystems").read_text().splitlines())
-    hint = "modprobe overlay; without it, images that are folders cannot run"
+    """A module that is not loaded yet is as good: the kernel loads it with the first mount (fs/filesystems.c)."""
+    loaded = any(line.split()[-1] == "overlay" for line in Path("/proc/filesystems").read_text().splitlines())
+    index = Path("/lib/modules", platform.release(), "modules.dep")
+    ok = loaded or (index.exists() and "/overlay.ko" in index.read_text())
+    hint = "use a kernel with CONFIG_OVERLAY_FS; without it, images that are folders cannot run"
     return _check("overlay", ok, "overlayfs is available" if ok else "no overlayfs", hint)
 
 
@@ -245,16 +259,3 @@ def _try_links() -> None:
         handle = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, handle)
         links.add_veth("try1", peer="try2", peer_namespace=handle, peer_mac=mac_of("10.0.0.2"), mtu=DEFAULT_MTU)
-
-
-def _port_53(address: str) -> Iterator[Finding]:
-    place = address or "127.0.0.1"
-    for kind, name in ((socket.SOCK_DGRAM, "udp"), (socket.SOCK_STREAM, "tcp")):
-        with socket.socket(socket.AF_INET, kind) as attempt:
-            try:
-                attempt.bind((place, 53))
-            except OSError as error:
-                hint = "`ss -lnp 'sport = 53'` shows who has it; stop that, or give podwire another address"
-                yield Finding(f"port 53/{name}", False, f"{place}:53/{name}: {error.strerror}", hint)
-            else:
-                yield Finding(f"port 53/{name}", True, f"{place}:53/{name} is free")

@@ -184,11 +184,17 @@ def clean(state_dir: Path | None, node_netns: str | None, keep_state: bool) -> N
 
 @click.command()
 @node_options
-def check(state_dir: Path | None, node_netns: str | None) -> None:
-    """Look at this machine: can a node run here, and what would it use?"""
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML file, as of podwire up.",
+)
+def check(state_dir: Path | None, node_netns: str | None, config_file: Path | None) -> None:
+    """Look at this machine: can a node run here, what would it use, and who else is here?"""
     from agent.cli.checks import run_checks
 
-    config = config_of(None, state_dir=state_dir, node_netns=node_netns)
+    config = config_of(config_file, state_dir=state_dir, node_netns=node_netns)
     sys.exit(0 if run_checks(config) else 1)
 
 
