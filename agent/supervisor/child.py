@@ -1,9 +1,10 @@
 """One child process: started, watched until it says it is ready, started again when it dies.
 
-A child talks through the pipe whose number is in ``$PODWIRE_STATUS_FD``, a line at a time: ``ready``, and before it
-ends because something is wrong, ``failed`` and why, so that a person need not look for the reason in a log. When the
-supervisor dies the kernel sends each child SIGTERM (``PR_SET_PDEATHSIG``, set by the child itself), so that none
-outlives it unseen.
+A child talks through the pipe whose number is in ``$PODWIRE_STATUS_FD``, a line at a time: ``ready``; ``alive`` every
+now and then, from its event loop; and before it ends because something is wrong, ``failed`` and why, so that a person
+need not look for the reason in a log. One that has fallen silent hangs: it is killed, and started again like any other
+that died. When the supervisor dies the kernel sends each child SIGTERM (``PR_SET_PDEATHSIG``, set by the child itself),
+so that none outlives it unseen.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ BACKOFF = (0.5, 30.0)  # seconds: pause before the first restart, longest pause
 STEADY = 60.0  # seconds after which a run counts as good and the pause starts small again
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 LAST_WORDS = 1.0  # seconds that the pipe of a dead child may take to end
+TICK = 2.0  # seconds between two signs of life, and between two looks whether they came
+PATIENCE = 15  # looks in a row that may find none: looks, not seconds, as the whole machine may have been paused
 LOG_LIMIT = 16 << 20  # bytes after which a log is put aside at the next start
 
 
@@ -53,6 +56,24 @@ class Child:
         self._restarts = 0
         self._why = ""
         self._said = ""
+        self._heard: bool | None = None  # since the last look; None: never yet, it is still loading
+        self._silent = 0  # looks in a row
+
+    @property
+    def answering(self) -> bool:
+        """False if it hangs. One that has died does not: it is being started again."""
+        return self._silent < PATIENCE
+
+    def look(self) -> None:
+        """For the supervisor, every TICK seconds: kill the process if it has been silent for too long."""
+        if self._heard is None or self._process is None or self._process.returncode is not None:
+            return
+        self._silent = 0 if self._heard else self._silent + 1
+        self._heard = False
+        if self._silent == PATIENCE:
+            self._said = f"it had not answered for {PATIENCE * TICK:g} s"
+            log.error("%s hangs: %s; it is killed", self.role, self._said)
+            self._process.kill()
 
     @property
     def status(self) -> ChildStatus:
@@ -80,7 +101,7 @@ class Child:
     async def _run_once(self) -> int:
         read_end, write_end = os.pipe()
         try:
-            self._said = ""
+            self._said, self._heard, self._silent = "", None, 0
             self._process = await self._spawn(write_end)
             self._set("starting")
         except BaseException:
@@ -91,6 +112,7 @@ class Child:
         listener = asyncio.create_task(self._listen_to(read_end))
         try:
             code = await self._process.wait()
+            self._silent = 0
             await asyncio.wait([listener], timeout=LAST_WORDS)
             return code
         finally:
@@ -135,7 +157,9 @@ class Child:
         try:
             while line := (await reader.readline()).decode(errors="replace").strip():
                 word, _, rest = line.partition(" ")
-                if word == "ready":
+                if word == "alive":
+                    self._heard = True
+                elif word == "ready":
                     self._set("ready")
                 elif word == "failed":
                     self._said = rest

@@ -15,10 +15,11 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
+from agent import shell
 from agent.config import DEFAULT_STATE_DIR, Config, Paths, read_resolved
 from agent.supervisor.predecessors import await_predecessors
 from agent.supervisor.prepare import in_node, made_namespace, sysctl_memory
-from agent.supervisor.state import Lock, SupervisorError, running_pid
+from agent.supervisor.state import Lock, SupervisorError, read_status, running_pid
 from netns import host, namespaces
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,13 @@ STOP_TIMEOUT = 20.0  # seconds
 
 def stop(paths: Paths) -> bool:
     """Stop the supervisor of this state directory and wait until it is gone. False where none runs."""
-    pid = running_pid(paths)
+    pid, status = running_pid(paths), read_status(paths)
     if pid is None:
         await_predecessors(paths.resolved_config)
         return False
+    if status is not None and status.unit:
+        _stop_unit(status.unit)
+        return True
     handle = os.pidfd_open(pid)
     try:
         if running_pid(paths) == pid:  # still the one we opened
@@ -44,6 +48,14 @@ def stop(paths: Paths) -> bool:
     finally:
         os.close(handle)
     return True
+
+
+def _stop_unit(unit: str) -> None:
+    """A service that merely ended would be started again (``Restart=always``): it is its manager who must stop it."""
+    try:
+        shell.run(["systemctl", "stop", unit])
+    except shell.CommandError as error:
+        raise SupervisorError(f"cannot stop podwire, which runs as {unit}: {error}") from error
 
 
 def drain(paths: Paths, *, node_netns: str | None) -> None:

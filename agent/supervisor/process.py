@@ -19,6 +19,7 @@ from pathlib import Path
 
 from agent.config import Config, read_resolved
 from agent.lifetime import resolve_reason, run_until_told
+from agent.supervisor.child import TICK
 from agent.telemetry import setup_logging
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,25 @@ def _run(role: str, config_file: Path) -> None:
         from netns.namespaces import enter
 
         enter(config.node_netns)
-    run_until_told(ROLES[role](config, _settle))
+    run_until_told(_show_life(ROLES[role](config, _settle)))
+
+
+async def _show_life(work: Coroutine[None, None, None]) -> None:
+    """Run ``work``, and tell the supervisor all the while that the event loop turns (see ``child``)."""
+    beat = asyncio.create_task(_beat())
+    try:
+        await work
+    finally:
+        beat.cancel()
+
+
+async def _beat() -> None:
+    while True:
+        try:
+            _say("alive")
+        except BrokenPipeError:  # the supervisor is gone, and the kernel is about to tell us to end
+            return
+        await asyncio.sleep(TICK)
 
 
 def _settle() -> None:

@@ -37,6 +37,8 @@ class ChildStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
+    """``unit``: the systemd service that the supervisor is the main process of; empty if it was started by hand."""
+
     pid: int
     node_name: str
     node_ip: str
@@ -44,10 +46,19 @@ class NodeStatus:
     kubeconfig: str
     started: float
     children: tuple[ChildStatus, ...] = ()
+    unit: str = ""
 
     @property
     def ready(self) -> bool:
         return bool(self.children) and all(child.state == "ready" for child in self.children)
+
+    def __str__(self) -> str:
+        """In one line, for ``systemctl status``: what runs, or what does not and why."""
+        missing = [child for child in self.children if child.state != "ready"]
+        if not missing:
+            return f"node {self.node_name} ({self.node_ip}) is ready"
+        states = (f"{child.name} {child.state}{f' ({child.why})' if child.why else ''}" for child in missing)
+        return f"node {self.node_name} ({self.node_ip}): {'; '.join(states)}"
 
 
 def write_status(paths: Paths, status: NodeStatus) -> None:

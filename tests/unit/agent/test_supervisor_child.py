@@ -11,12 +11,24 @@ from pathlib import Path
 import pytest
 
 from agent.lifetime import resolve_reason
+from agent.supervisor import process
 from agent.supervisor.child import Child, command
 from agent.supervisor.predecessors import await_predecessors, find_children
 
 LINGER = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 )
+
+PATIENCE = 5
+# A child that says it is ready, and then beats or does not.
+BEATING = """
+import os, sys, time
+say = lambda line: os.write(int(os.environ["PODWIRE_STATUS_FD"]), line)
+say(b"alive\\nready\\n")
+while True:
+    time.sleep(0.01)
+    sys.argv[1] == "True" and say(b"alive\\n")
+"""
 
 
 async def until(child: Child, check: Callable[[], bool]) -> None:
@@ -54,6 +66,53 @@ async def test_a_child_that_is_killed_has_said_nothing(tmp_path: Path) -> None:
 
     await until(child, kill)
     assert child.status.why == "killed by SIGKILL"
+
+
+@pytest.mark.parametrize("lively", [True, False])
+async def test_a_child_that_hangs_is_killed_and_one_that_answers_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lively: bool
+) -> None:
+    """Looks are counted, not seconds, so a machine that was paused condemns nobody."""
+    monkeypatch.setattr("agent.supervisor.child.command", lambda *_: (sys.executable, "-c", BEATING, str(lively)))
+    child = Child("dns", config_file=tmp_path / "c", log_file=tmp_path / "log", changed=lambda: None)
+    states: list[bool] = []
+
+    def look() -> bool:
+        if child.status.state == "ready":
+            child.look()
+            states.append(child.answering)
+        return bool(child.status.why) or len(states) > 20 * PATIENCE
+
+    monkeypatch.setattr("agent.supervisor.child.PATIENCE", PATIENCE)
+    await until(child, look)
+    if lively:
+        assert all(states)
+        assert child.status.why == ""
+    else:
+        assert child.status.why == f"killed by SIGKILL: it had not answered for {PATIENCE * 2} s"
+    assert child.answering, "a child that has died is being started again: it does not hang"
+
+
+async def test_a_component_shows_that_its_event_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it ends; a supervisor that is gone is no failure of it."""
+    monkeypatch.setattr(process, "TICK", 0.01)
+    read_end, write_end = os.pipe()
+    monkeypatch.setenv("PODWIRE_STATUS_FD", str(write_end))
+    reader = os.fdopen(read_end, "rb", buffering=0)
+
+    async def work() -> None:
+        for _ in range(3):
+            assert await asyncio.to_thread(reader.read, 6) == b"alive\n"
+
+    await process._show_life(work())
+    os.set_blocking(read_end, False)
+    while reader.read(600):
+        continue
+    await asyncio.sleep(0.1)
+    assert reader.read(6) is None, "it has ended"
+    reader.close()
+    await process._show_life(asyncio.sleep(0.1))
+    os.close(write_end)
 
 
 def test_a_child_whose_supervisor_died_before_it_began_ends(tmp_path: Path) -> None:
