@@ -33,12 +33,14 @@ DEFAULT_CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
     "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
 )  # fmt: skip
+# By number, from CAP_CHOWN = 0 on (linux/capability.h).
 ALL_CAPABILITIES = (
-    *DEFAULT_CAPABILITIES,
-    "DAC_READ_SEARCH", "LINUX_IMMUTABLE", "NET_BROADCAST", "NET_ADMIN", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE",
-    "SYS_RAWIO", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "LEASE", "AUDIT_CONTROL", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND",
-    "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
 )  # fmt: skip
 
 _MASKED = (
@@ -111,12 +113,16 @@ class HostView:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Where a bundle lies: ``rootfs`` as runc sees it, ``skeleton`` with one folder per overlaid top-level folder."""
+    """Where a bundle lies: ``rootfs`` as runc sees it, ``skeleton`` with one folder per overlaid top-level folder.
+
+    ``capabilities``: what podwire can hand on, in kernel spelling; None: all there are.
+    """
 
     rootfs: str
     skeleton: str
     cgroup: str
     masked: tuple[str, ...] = field(default=())
+    capabilities: frozenset[str] | None = None
 
 
 def observe_host(mounts: Iterable[Mount], root: str = "/") -> HostView:
@@ -142,7 +148,7 @@ def lower_config(launch: Launch, bundle: Bundle, host: HostView) -> dict[str, An
     on_host = isinstance(launch.image.rootfs, HostRoot)
     return {
         "ociVersion": "1.0.2",
-        "process": _process(launch),
+        "process": _process(launch, bundle),
         "root": {"path": bundle.rootfs, "readonly": on_host or launch.read_only_root},
         "hostname": launch.hostname,
         "mounts": [
@@ -191,8 +197,17 @@ def _depth(mount: Mount) -> int:
     return len(PurePosixPath(mount.destination).parts)
 
 
-def _process(launch: Launch) -> dict[str, Any]:
-    held = list(resolve_capabilities(launch))
+def parse_bounding_set(status: str) -> frozenset[str]:
+    """The capabilities that a process can hand on, from its /proc/PID/status (proc(5), CapBnd)."""
+    line = next(line for line in status.splitlines() if line.startswith("CapBnd:"))
+    mask = int(line.split()[1], 16)
+    return frozenset(f"CAP_{name}" for number, name in enumerate(ALL_CAPABILITIES) if mask >> number & 1)
+
+
+def _process(launch: Launch, bundle: Bundle) -> dict[str, Any]:
+    """A unit's CapabilityBoundingSet= bounds privileged containers too; to ask runc for more would be refused."""
+    wanted = resolve_capabilities(launch)
+    held = [name for name in wanted if bundle.capabilities is None or name in bundle.capabilities]
     # As upstream, a user other than root holds them in the bounding set only.
     root = held if launch.user == 0 else []
     return {

@@ -36,7 +36,16 @@ import msgspec
 
 from agent import shell
 from agent.kubelet import conmon, procfs
-from agent.kubelet.bundle import Bundle, HostView, Launch, Mount, lower_config, lower_exec, observe_host
+from agent.kubelet.bundle import (
+    Bundle,
+    HostView,
+    Launch,
+    Mount,
+    lower_config,
+    lower_exec,
+    observe_host,
+    parse_bounding_set,
+)
 from agent.kubelet.execution import ExecFiles, ExecProcess, exec_pipes, exec_tty
 from agent.kubelet.images import Folder, HostRoot
 from agent.kubelet.rootfs import in_overlay, make_host_root
@@ -145,6 +154,7 @@ class Runtime:
             skeleton=str(folder / "skeleton"),
             cgroup=f"/{self._cgroup_parent}/{launch.id}",
             masked=self._masked if isinstance(launch.image.rootfs, HostRoot) else (),
+            capabilities=parse_bounding_set(Path("/proc/self/status").read_text()),
         )
 
     async def _create(self, launch: Launch, folder: Path) -> None:

@@ -21,6 +21,7 @@ from agent.kubelet.bundle import (
     lower_config,
     lower_exec,
     observe_host,
+    parse_bounding_set,
     resolve_capabilities,
 )
 from agent.kubelet.images import Folder, HostRoot, Image
@@ -128,6 +129,20 @@ def test_what_the_host_lacks_is_found_through_its_links(tmp_path: Path) -> None:
 )
 def test_capabilities(change: dict[str, Any], expected: set[str]) -> None:
     assert set(resolve_capabilities(replace(LAUNCH, **change))) == {f"CAP_{name}" for name in expected}
+
+
+def test_nobody_gets_what_podwire_itself_cannot_hand_on() -> None:
+    """A unit's CapabilityBoundingSet= bounds privileged containers too."""
+    bounded = replace(BUNDLE, capabilities=frozenset({"CAP_CHOWN", "CAP_NET_ADMIN"}))
+    mighty = lower_config(replace(LAUNCH, privileged=True), bounded, HOST)["process"]["capabilities"]
+    assert mighty["bounding"] == mighty["effective"] == ["CAP_CHOWN", "CAP_NET_ADMIN"]
+    assert lower_config(LAUNCH, bounded, HOST)["process"]["capabilities"]["bounding"] == ["CAP_CHOWN"]
+
+
+def test_the_bounding_set_of_a_process() -> None:
+    status = "Name:\tx\nCapEff:\t0000000000000000\nCapBnd:\t0000010000011001\nNoNewPrivs:\t0\n"
+    assert parse_bounding_set(status) == {"CAP_CHOWN", "CAP_NET_ADMIN", "CAP_SYS_MODULE", "CAP_CHECKPOINT_RESTORE"}
+    assert parse_bounding_set("CapBnd:\t000001ffffffffff\n") == {f"CAP_{name}" for name in ALL_CAPABILITIES}
 
 
 def test_a_user_other_than_root_has_its_capabilities_in_the_bounding_set_only() -> None:
