@@ -92,7 +92,9 @@ install_brought() {
     have_packages "$name" || missing+=("$(realpath "$deb")")
   done
   say "installing ${#missing[@]} system packages from $offline/packages"
-  quietly apt-get install -q -y --no-install-recommends --no-download -o Dpkg::Use-Pty=0 "${missing[@]}" ||
+  # without sources, nothing else can be asked for; --no-download would refuse to read local files too
+  quietly apt-get install -q -y --no-install-recommends -o Dpkg::Use-Pty=0 -o Dir::Etc::SourceList=/dev/null \
+    -o Dir::Etc::SourceParts=/dev/null "${missing[@]}" ||
     die "could not install the packages of $offline/packages; do they belong to this version of the system?"
   have_packages "$@" || die "not all of these are in $offline/packages: $*"
 }
