@@ -34,7 +34,7 @@ class Options:
     def changes(self, size: Size) -> int:
         if self.is_quick:
             return 5
-        return 10 if size.services >= _LARGE else 20
+        return 8 if size.services >= _LARGE else 20
 
 
 def parse_options(arguments: Sequence[str]) -> Options:

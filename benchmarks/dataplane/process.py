@@ -41,28 +41,36 @@ QUIET = 0.3  # seconds between two changes, so that none waits for another
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """From the start of the process until its rules are in place: seconds, the process's own CPU time (without the
-    programs it runs), and then its memory in KiB: proportional share, resident, and the most that was resident."""
+class Memory:
+    """Of the process, in KiB: proportional share, resident, and the most that was resident."""
 
-    pid: int
-    seconds: float
-    cpu: float
     pss: int
     rss: int
     peak: int
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """``start`` on empty tables, ``restart`` on rules that another proxy left. The others are seconds.
+class Start:
+    """From the start of the process until its rules are in place: seconds, and its own CPU time, without the programs
+    it runs. ``memory`` is what it holds then."""
 
-    ``changes``: a request changed an endpoint -> the new one answers. ``flushed``: somebody flushed a Service's chain
-    -> it answers again; ``wiped``: the same, of the whole nat table.
+    pid: int
+    seconds: float
+    cpu: float
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """``start`` on empty tables, ``restart`` on rules that another proxy left; ``memory`` after the changes.
+
+    The others are seconds. ``changes``: a request changed an endpoint -> the new one answers. ``flushed``: somebody
+    flushed a Service's chain -> it answers again; ``wiped``: the same, of the whole nat table.
     """
 
     start: Start
     restart: Start
+    memory: Memory
     changes: Sequence[float]
     flushed: Sequence[float]
     wiped: float
@@ -78,12 +86,13 @@ def measure_process(
         with _proxy(command, Path(folder)) as start:
             tell("changing endpoints through the API")
             changed = [_change(network, port, size, number) for number in spread(size, changes)]
+            memory = _measure_memory(start.pid)
             tell("tampering")
             flushed = [_flush(network, way, size, number) for number in spread(size, flushes)]
             wiped = _wipe(network, way, size)
         tell("starting a proxy again")
         with _proxy(command, Path(folder)) as restart:
-            return Running(start, restart, changed, flushed, wiped)
+            return Running(start, restart, memory, changed, flushed, wiped)
 
 
 def _command(network: Network, way: Way, kubeconfig: Path) -> tuple[str, ...]:
@@ -113,7 +122,8 @@ def _proxy(command: tuple[str, ...], folder: Path) -> Iterator[Start]:
             assert process.stdout is not None
             if not process.stdout.readline():
                 raise RuntimeError(f"the proxy did not start:\n{log.read_text()}")
-            yield _measure_start(process.pid, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            yield Start(process.pid, seconds, footprint.cpu_seconds(process.pid), _measure_memory(process.pid))
         finally:
             _stop(process)
 
@@ -169,7 +179,6 @@ def _answered(network: Network, number: int, accept: Callable[[str], bool]) -> f
     return network.wait_for(accept, cluster_ip(number), SERVICE_PORT, who="client", seconds=PATIENCE)
 
 
-def _measure_start(pid: int, seconds: float) -> Start:
-    memory, status = footprint.memory(pid), Path(f"/proc/{pid}/status").read_text().split()
-    peak = int(status[status.index("VmHWM:") + 1])
-    return Start(pid, seconds, footprint.cpu_seconds(pid), memory["Pss"], memory["Rss"], peak)
+def _measure_memory(pid: int) -> Memory:
+    shares, status = footprint.memory(pid), Path(f"/proc/{pid}/status").read_text().split()
+    return Memory(shares["Pss"], shares["Rss"], int(status[status.index("VmHWM:") + 1]))

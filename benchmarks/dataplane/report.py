@@ -67,8 +67,10 @@ def _print_process(results: Sequence[Result]) -> None:
 
 
 def _print_starts(results: Sequence[Result]) -> None:
-    title = "Starts of podwire proxy: process started -> rules in place, with its own CPU time; its memory then"
-    header = ("Services", "engine", "tables", "time", "PSS", "RSS", "peak")
+    title = (
+        "Starts of podwire proxy: process started -> rules in place, with its own CPU time; its memory then, and later"
+    )
+    header = ("Services", "engine", "when", "time", "PSS", "RSS", "peak")
     print_table(title, header, [row for result in results for row in _starts(result)])
 
 
@@ -79,9 +81,15 @@ def _process(result: Result) -> tuple[str, ...]:
 
 
 def _starts(result: Result) -> Iterator[tuple[str, ...]]:
-    for what, start in (("empty", result.running.start), ("adopted", result.running.restart)):
-        memory = (f"{value / _MIB:.0f} MiB" for value in (start.pss, start.rss, start.peak))
-        yield (str(result.size), result.way.name, what, _seconds(start.seconds, start.cpu), *memory)
+    running = result.running
+    rows = (
+        ("started on empty tables", _seconds(running.start.seconds, running.start.cpu), running.start.memory),
+        ("after changes", "", running.memory),
+        ("started on its own rules", _seconds(running.restart.seconds, running.restart.cpu), running.restart.memory),
+    )
+    for when, taken, memory in rows:
+        held = (f"{value / _MIB:.0f} MiB" for value in (memory.pss, memory.rss, memory.peak))
+        yield (str(result.size), result.way.name, when, taken, *held)
 
 
 def _print_latencies(title: str, results: Sequence[Result], pairs_of: Callable[[Result], dict[str, Pairs]]) -> None:

@@ -89,9 +89,9 @@ def spread(size: Size, count: int) -> range:
 
 
 def cluster_ip(number: int) -> str:
-    """Of the Service with this number; the first two of the range are left to the extras."""
-    scattered = (number + 1) * _STEP % 2**_BITS
-    return _address(_CLUSTER_IPS + (scattered if scattered > 1 else 2**_BITS - 1))
+    """Of the Service with this number. The range's first two addresses, which no number below 100,000 gets, are the
+    extras'."""
+    return _address(_CLUSTER_IPS + (number + 1) * _STEP % 2**_BITS)
 
 
 def endpoints_of(number: int, size: Size) -> list[str]:
