@@ -23,10 +23,12 @@ from agent.proxy.conntrack_netlink import Conntrack
 from agent.proxy.dataplane import Dataplane
 from agent.proxy.loop import Proxy
 from agent.shell import CommandError, run
+from rules.iptables.diff import diff_rulesets
 from rules.iptables.engines import EngineError
 from rules.iptables.engines.libiptc import LibiptcEngine
 from rules.iptables.engines.restore import RestoreEngine
 from rules.iptables.lower import lower_frontends
+from rules.iptables.ruleset import Ruleset
 from rules.policy import resolve_frontends
 from rules.snapshot import Family, ServiceName
 from tests.harness.cluster import Cluster, serve_cluster
@@ -278,6 +280,25 @@ def test_a_table_that_iptables_cannot_show_is_not_taken_for_empty(clean: MiniNod
             clean.inside("node", engine.read)
     finally:
         clean.run("nft", "delete", "table", "ip", "filter")
+
+
+def test_a_table_that_comes_while_the_engine_looks_is_no_surprise(clean: MiniNode) -> None:
+    """Somebody replaces a table: between the list of tables and that of chains it comes back."""
+    before = clean.saved()
+
+    def hiding(argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 60.0) -> bytes:
+        if argv[-2:] == ("tables", "ip"):
+            return b'{"nftables": []}'
+        return run(argv, stdin=stdin, timeout=timeout)
+
+    clean.run("iptables-nft", "-t", "nat", "-A", "OUTPUT", "-d", "203.0.113.1", "-j", "ACCEPT")
+    engine = RestoreEngine(hiding, variant="nft")
+    wanted = lower_frontends(resolve_frontends(make_snapshot()), Family.IPV4)
+    clean.inside("node", lambda: engine.apply(diff_rulesets(Ruleset(), wanted)))
+    assert clean.inside("node", engine.read) == wanted
+    clean.inside("node", RestoreEngine(run, variant="nft").cleanup)
+    clean.run("nft", "delete", "table", "ip", "nat")
+    assert clean.saved() == before
 
 
 # After any history there is what would be made from scratch.

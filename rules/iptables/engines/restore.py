@@ -166,8 +166,8 @@ class RestoreEngine:
             return {table: set(_BUILT_IN[table]) for table in self._save().tables if table in _BUILT_IN}
         tables: dict[str, set[str]] = {table["name"]: set() for table in _each(self._nft_list("tables"), "table")}
         for chain in _each(self._nft_list("chains"), "chain"):
-            if "hook" in chain:
-                tables[chain["table"]].add(chain["name"])
+            if "hook" in chain:  # two lists are not one look: the table may have come after the first
+                tables.setdefault(chain["table"], set()).add(chain["name"])
         return tables
 
     def _nft_list(self, what: str) -> list[dict[str, Any]]:
