@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from netns import namespaces
 from tests.harness.netfilter import MiniNode
 
-PATIENCE = 3.0  # seconds for a connection: its first packet is sent again after one
+PATIENCE = 10.0  # seconds for a connection
 GRACE = 0.1  # seconds in which a packet that was sent has met the rules, and an answer has come back
 
 Window = tuple[float, float]  # monotonic seconds

@@ -48,7 +48,7 @@ from tests.harness.tampering import FOREIGN_RULES, Foreigner, Tamperer
 from tests.leaks import assert_no_leaks
 
 IS_FULL = os.environ.get("PODWIRE_CHAOS") == "full"
-RESTARTS, TAMPERINGS, FAILURES = (100, 1000, 300) if IS_FULL else (6, 45, 15)
+RESTARTS, TAMPERINGS, FAILURES = (100, 1000, 300) if IS_FULL else (6, 33, 12)
 PAUSE = 0.3 if IS_FULL else 0.1  # seconds between two tamperings, at most: connections are judged in it
 TAG = f"chaos-{secrets.token_hex(2)}"  # in the name of every namespace
 SOON = 10.0  # seconds for a repair; what is measured is far less, but no test fails because a machine is slow
