@@ -66,6 +66,11 @@ def write_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # the new name too: a kubeconfig that somebody has copied must go on being true
+    finally:
+        os.close(folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,11 @@ the steps makes every crash recoverable: the address is noted first (a second al
 ``<pods>/<uid>/sandbox.json`` (from then on ``list`` shows the sandbox, so somebody will remove it), then the kernel's
 part, each step of which may be done twice. Removing goes the other way round.
 
+After a power cut what was written last may be missing, empty or old, each file for itself: nothing here is flushed to
+the disk, as that would take longer than all else that makes a pod, and no pod runs any more. So records are taken for
+what they say, wherever that can be true: two sandboxes with one address cannot, and one of them gets another; what
+containers see in ``/etc`` is written again with the namespace.
+
 The namespace is called ``podwire-<first 8 of the UID>-<pod name>``, for ``ip netns exec``. A hostNetwork pod has none:
 its address is the node's.
 
@@ -171,6 +176,8 @@ class Sandboxes:
     # --- in the thread ------------------------------------------------------------------------------------------------
 
     def _ensure(self, spec: SandboxSpec) -> Sandbox:
+        if not spec.host_network:
+            self._loaded()  # for the first time, it may change records
         record = self._read(spec.uid)
         unknown = record is None  # what there is, if the record was damaged, may have another address
         if record is None or record.spec != spec:
@@ -183,6 +190,8 @@ class Sandboxes:
 
     def _connect(self, record: _Record) -> None:
         name = namespace_name(record.spec)
+        if not namespaces.exists(name):
+            self._write(record)
         namespaces.ensure(name)
         try:
             self._attach(record)
@@ -308,14 +317,30 @@ class Sandboxes:
     def _loaded(self) -> ipam.Pool:
         """The pool, at first from its file, corrected by the sandboxes: they are what the addresses are for."""
         if self._pool is None:
-            pool = self._load_pool()
-            holders = {record.spec.uid: record.ip for record in self._records() if not record.spec.host_network}
-            for uid in set(pool.allocated) - set(holders):
-                pool = ipam.release(pool, uid, now=time.time())  # noted, but the crash came before sandbox.json
-            for uid, address in holders.items():
-                pool = ipam.adopt(pool, uid, address)
+            records = [record for record in self._records() if not record.spec.host_network]
+            holders = {record.spec.uid: record.ip for record in records}
+            pool = loaded = self._load_pool()
+            for uid, address in pool.allocated.items():
+                if holders.get(uid) != address:
+                    pool = ipam.release(pool, uid, now=time.time())  # noted, but the crash came before sandbox.json
+            for record in sorted(records, key=lambda r: (not namespaces.exists(namespace_name(r.spec)), r.spec.uid)):
+                pool = self._adopt(pool, record)
+            if pool != loaded:
+                ipam.save(self._addresses, pool)
             self._pool = pool
         return self._pool
+
+    def _adopt(self, pool: ipam.Pool, record: _Record) -> ipam.Pool:
+        """Note the address of a record; another one if it cannot be had: an older record has come back with it."""
+        spec = record.spec
+        try:
+            return ipam.adopt(pool, spec.uid, record.ip)
+        except NetnsError as error:
+            pool, address = ipam.allocate(pool, spec.uid)
+            log.warning("pod %s/%s gets the address %s: %s", spec.namespace, spec.name, address, error)
+        attach.detach(link_name(spec.uid))  # from now on the sandbox is not ready, until it has the new address
+        self._write(_Record(spec, address))
+        return pool
 
     def _keep(self, pool: ipam.Pool) -> None:
         if pool != self._pool:
