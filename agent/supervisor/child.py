@@ -28,6 +28,7 @@ GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 LAST_WORDS = 1.0  # seconds that the pipe of a dead child may take to end
 TICK = 2.0  # seconds between two signs of life, and between two looks whether they came
 PATIENCE = 15  # looks in a row that may find none: looks, not seconds, as the whole machine may have been paused
+PATIENCE_AT_START = 150  # of a process that is not ready yet: to load everything may take a slow machine a minute
 LOG_LIMIT = 16 << 20  # bytes after which a log is put aside at the next start
 
 
@@ -56,24 +57,28 @@ class Child:
         self._restarts = 0
         self._why = ""
         self._said = ""
-        self._heard: bool | None = None  # since the last look; None: never yet, it is still loading
+        self._heard = False  # since the last look
         self._silent = 0  # looks in a row
 
     @property
     def answering(self) -> bool:
         """False if it hangs. One that has died does not: it is being started again."""
-        return self._silent < PATIENCE
+        return self._silent < self._patience
 
     def look(self) -> None:
         """For the supervisor, every TICK seconds: kill the process if it has been silent for too long."""
-        if self._heard is None or self._process is None or self._process.returncode is not None:
+        if self._process is None or self._process.returncode is not None:
             return
         self._silent = 0 if self._heard else self._silent + 1
         self._heard = False
-        if self._silent == PATIENCE:
-            self._said = f"it had not answered for {PATIENCE * TICK:g} s"
+        if self._silent == self._patience:
+            self._said = f"it had not answered for {self._silent * TICK:g} s"
             log.error("%s hangs: %s; it is killed", self.role, self._said)
             self._process.kill()
+
+    @property
+    def _patience(self) -> int:
+        return PATIENCE if self._state == "ready" else PATIENCE_AT_START
 
     @property
     def status(self) -> ChildStatus:
@@ -101,7 +106,7 @@ class Child:
     async def _run_once(self) -> int:
         read_end, write_end = os.pipe()
         try:
-            self._said, self._heard, self._silent = "", None, 0
+            self._said, self._heard, self._silent = "", False, 0
             self._process = await self._spawn(write_end)
             self._set("starting")
         except BaseException:

@@ -19,12 +19,12 @@ LINGER = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 )
 
-PATIENCE = 5
+PATIENCE = 20
 # A child that says it is ready, and then beats or does not.
 BEATING = """
 import os, sys, time
 say = lambda line: os.write(int(os.environ["PODWIRE_STATUS_FD"]), line)
-say(b"alive\\nready\\n")
+say(b"alive\\n" + (b"ready\\n" if sys.argv[2] == "ready" else b""))
 while True:
     time.sleep(0.01)
     sys.argv[1] == "True" and say(b"alive\\n")
@@ -59,8 +59,11 @@ async def test_a_child_that_is_killed_has_said_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     child = Child("control", config_file=tmp_path / "config.json", log_file=tmp_path / "log", changed=lambda: None)
 
+    killed: list[int] = []
+
     def kill() -> bool:
-        if not child.status.why and child.status.pid is not None:
+        if not killed and child.status.pid is not None:
+            killed.append(child.status.pid)
             os.kill(child.status.pid, signal.SIGKILL)
         return bool(child.status.why)
 
@@ -68,28 +71,37 @@ async def test_a_child_that_is_killed_has_said_nothing(tmp_path: Path) -> None:
     assert child.status.why == "killed by SIGKILL"
 
 
+@pytest.mark.parametrize("start", ["ready", "not ready yet"])
 @pytest.mark.parametrize("lively", [True, False])
 async def test_a_child_that_hangs_is_killed_and_one_that_answers_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lively: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lively: bool, start: str
 ) -> None:
     """Looks are counted, not seconds, so a machine that was paused condemns nobody."""
-    monkeypatch.setattr("agent.supervisor.child.command", lambda *_: (sys.executable, "-c", BEATING, str(lively)))
+    monkeypatch.setattr(
+        "agent.supervisor.child.command", lambda *_: (sys.executable, "-c", BEATING, str(lively), start)
+    )
     child = Child("dns", config_file=tmp_path / "c", log_file=tmp_path / "log", changed=lambda: None)
     states: list[bool] = []
+    begun = False
 
     def look() -> bool:
-        if child.status.state == "ready":
+        """At a lively child whenever it has shown life, at one that hangs again and again once it has begun to."""
+        nonlocal begun
+        begun = begun or (child._heard and child.status.state == ("ready" if start == "ready" else "starting"))
+        if child._heard or (begun and not lively):
             child.look()
             states.append(child.answering)
-        return bool(child.status.why) or len(states) > 20 * PATIENCE
+        return bool(child.status.why) or len(states) > 5 * PATIENCE
 
     monkeypatch.setattr("agent.supervisor.child.PATIENCE", PATIENCE)
+    monkeypatch.setattr("agent.supervisor.child.PATIENCE_AT_START", 2 * PATIENCE)
     await until(child, look)
     if lively:
         assert all(states)
         assert child.status.why == ""
     else:
-        assert child.status.why == f"killed by SIGKILL: it had not answered for {PATIENCE * 2} s"
+        seconds = PATIENCE * 2 if start == "ready" else PATIENCE * 4
+        assert child.status.why == f"killed by SIGKILL: it had not answered for {seconds} s"
     assert child.answering, "a child that has died is being started again: it does not hang"
 
 
