@@ -9,6 +9,7 @@ the API server and the proxy away again and again, and would free no port. Why i
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import socket
@@ -107,6 +108,7 @@ class Supervisor:
 
 def run_node(config: Config, announce: Callable[[NodeStatus], None]) -> None:
     """Run a node in the foreground until it is told to stop. Raises SupervisorError where it cannot start."""
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT: where we hung goes to the journal
     manager = meet_manager()
     lock = Lock(config.paths)
     try:

@@ -74,6 +74,15 @@ def test_a_node_is_ready_when_all_its_children_are() -> None:
     assert not NodeStatus(1, "n", "", None, "/k", 1.0).ready
 
 
+def test_a_status_is_a_sentence() -> None:
+    assert str(STATUS) == "node n (192.0.2.2) is ready"
+    children = (
+        ChildStatus("dns", "waiting", None, 1, 1.0, "exit code 1: no"),
+        ChildStatus("node", "starting", 2, 0, 1.0),
+    )
+    assert str(replace(STATUS, children=children)) == "node n (192.0.2.2): dns waiting (exit code 1: no); node starting"
+
+
 def test_a_failed_command_can_be_pasted() -> None:
     with pytest.raises(CommandError) as caught:
         run(["sh", "-c", "echo 'no luck' >&2; exit 3"])
