@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from agent.config import Config
+from agent.config import Config, Paths
+from agent.shell import run
 from agent.supervisor.neighbours import describe, look_at_firewalls, look_at_port_53
+from agent.supervisor.state import Lock
 from netns import namespaces
 from netns.host import Finding
 from netns.links import Links
@@ -72,6 +76,14 @@ DOCKER = """\
 -A DOCKER-ISOLATION-STAGE-1 -j RETURN
 COMMIT
 """
+UFW = """\
+*filter
+:INPUT DROP [0:0]
+:ufw-before-input - [0:0]
+:ufw-user-input - [0:0]
+-A INPUT -j ufw-user-input
+COMMIT
+"""
 FIREWALLD = """
 table inet firewalld {
   chain filter_FORWARD {
@@ -124,8 +136,7 @@ def test_docker_in_the_tables_that_podwire_does_not_use(mini: MiniNode) -> None:
 
 
 def test_ufw_closes_the_node_to_pods_until_it_is_told(mini: MiniNode) -> None:
-    ufw = "*filter\n:INPUT DROP [0:0]\n:ufw-before-input - [0:0]\n:ufw-user-input - [0:0]\n"
-    mini.run("iptables-nft-restore", "--noflush", stdin=f"{ufw}-A INPUT -j ufw-user-input\nCOMMIT\n")
+    mini.run("iptables-nft-restore", "--noflush", stdin=UFW)
     server = mini.inside("node", lambda: socket.create_server((NODE_IP, 6443)))
     with server, driving(mini, make("restore-nft")) as driver:
         driver.bring(lowered(make_snapshot(SERVED)))
@@ -218,3 +229,34 @@ def test_a_server_on_our_addresses_is_named(network: Network, address: str, kind
     assert taken.name == f"port 53/{proto}"
     assert taken.what == f"{own_name()} has {GATEWAY}:53, where podwire's DNS server belongs"
     assert "stop it, or let it listen on addresses of its own only" in taken.hint
+
+
+# --- podwire check ----------------------------------------------------------------------------------------------------
+
+
+def check(namespace: str, settings: Path, state_dir: Path) -> subprocess.CompletedProcess[str]:
+    flags = ("--node-netns", namespace, "--state-dir", str(state_dir), "--config", str(settings))
+    argv = [sys.executable, "-m", "agent.cli.main", "check", *flags]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_tells_it_all(network: Network, tmp_path: Path) -> None:
+    """What keeps a node from running is a FAIL and the exit code; what keeps pods from something is a note."""
+    settings = tmp_path / "config.yaml"
+    settings.write_text("iptables_variant: nft\n")
+    rules = UFW + DOCKER.replace(":FORWARD DROP", ":FORWARD ACCEPT")
+    namespaces.inside(network.node, lambda: run(["iptables-nft-restore", "--noflush"], stdin=rules.encode()))
+    with listen(network.node, "0.0.0.0"):
+        taken = check(network.node, settings, tmp_path)
+    assert taken.returncode == 1
+    assert re.search(rf"^FAIL  port 53/udp +{re.escape(own_name())} has 10\.244\.0\.1:53, where", taken.stdout, re.M)
+    assert taken.stdout.endswith("a node cannot run here yet\n")
+    free = check(network.node, settings, tmp_path)
+    assert free.returncode == 0
+    assert re.search(r"^ok    port 53/udp +free on 10\.244\.0\.1$", free.stdout, re.M)
+    assert re.search(r"^ok    iptables .*variant nft was asked for", free.stdout, re.M)
+    assert re.search(r"^note  firewall .*INPUT drops it\n +-> ufw allow in on podwire0$", free.stdout, re.M)
+    (tmp_path / "run").mkdir()
+    lock = Lock(Paths(tmp_path))
+    assert "this node runs; `podwire status` says" in check(network.node, settings, tmp_path).stdout
+    lock.release()

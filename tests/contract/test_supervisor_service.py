@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.shell import run
+from netns import namespaces
 from tests.contract.conftest import new_name
 from tests.harness.node import command, eventually
 
@@ -70,6 +72,7 @@ class Service:
             self.process.wait()
         self.manager.close()
         command(sys.executable, "-m", "agent.cli.main", "clean", *self.place, check=False)
+        namespaces.remove(self.netns)
 
 
 @pytest.fixture
@@ -86,12 +89,18 @@ def environment(pid: int) -> list[str]:
 
 
 def test_the_life_of_a_service(service: Service) -> None:
+    namespaces.ensure(service.netns)
+    dropping = "table inet mine { chain forward { type filter hook forward priority 0; policy drop;\n }\n }"
+    namespaces.inside(service.netns, lambda: run(["nft", "-f", "-"], stdin=dropping.encode()))
     service.start()
     service.hear_until("READY=1")
     assert {child["state"] for child in service.children().values()} == {"ready"}
     before = [line for _, line in service.said if line.startswith("STATUS=")]
     assert "starting" in before[0]
     assert before[-1].endswith("is ready")
+    log = (service.state_dir / "out").read_text()
+    assert "port 53/udp: free on 10.244.0.1" in log
+    assert "W supervisor agent.supervisor.daemon: firewall: table inet mine drops" in log
 
     # pods start: runc, had it seen the socket, would wait for the container's own READY=1
     assert not [name for name in environment(int(str(service.children()["node"]["pid"]))) if "NOTIFY" in name]
@@ -104,23 +113,17 @@ def test_the_life_of_a_service(service: Service) -> None:
         service.said.clear()
 
     assert service.process is not None
-    service.process.send_signal(signal.SIGTERM)
-    service.hear_until("STOPPING=1")
-    assert service.process.wait(30) == 0
-    assert service.kubectl("get", "pods", check=False) != ""
-
-
-def test_a_supervisor_that_hangs_is_silent(service: Service) -> None:
-    """So that the watchdog notices."""
-    service.start()
-    service.hear_until("READY=1")
-    assert service.process is not None
-    service.process.send_signal(signal.SIGSTOP)
+    service.process.send_signal(signal.SIGSTOP)  # one that hangs is silent, so that the watchdog notices
     while service.hear(seconds=0.2):
         continue
     assert service.hear(seconds=3) == ""
     service.process.send_signal(signal.SIGCONT)
     service.hear_until("WATCHDOG=1")
+
+    service.process.send_signal(signal.SIGTERM)
+    service.hear_until("STOPPING=1")
+    assert service.process.wait(30) == 0
+    assert service.kubectl("get", "pods", check=False) != ""
 
 
 def unit_capabilities() -> str:
