@@ -273,6 +273,27 @@ async def test_a_repair_that_does_not_hold_is_not_repeated_at_full_speed(
         assert count <= math.log2(elapsed / quick[0]) + 3
 
 
+async def test_looks_that_find_nothing_take_a_tenth_of_a_cpu_at_most(server: Server) -> None:
+    """Somebody writes to another namespace all the time, and a look takes 30 ms: one in 0.27 s is enough."""
+    _, client = server
+    async with Running(client, OPTIONS) as running:
+        await until(lambda: running.ready == 1)
+        looks, installed = 0, running.engine.installed
+
+        def read() -> Ruleset:
+            nonlocal looks
+            time.sleep(0.03)
+            looks += 1
+            return installed
+
+        running.engine.read = read  # type: ignore[method-assign]
+        began = time.monotonic()
+        while time.monotonic() - began < 1.0:
+            running.engine.tell(None)
+            await asyncio.sleep(0.01)
+        assert 1 <= looks <= (time.monotonic() - began) / 0.27 + 2
+
+
 async def test_each_complaint_is_told_once_until_it_changes(server: Server) -> None:
     cluster, client = server
     cluster.put_service("odd", vip="10.96.0.67", externalIPs=["nonsense"])
