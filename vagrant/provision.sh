@@ -80,7 +80,8 @@ ensure_packages() {
   say "fetching the lists of system packages"
   quietly apt-get update || die "apt-get update failed; is the network up?"
   say "installing system packages: $*"
-  quietly apt-get install -q -y --no-install-recommends -o Dpkg::Use-Pty=0 "$@" || die "apt-get could not install: $*"
+  quietly apt-get install -q -y --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 \
+    "$@" || die "apt-get could not install: $*"
 }
 
 # The packages of DIR/packages that this machine does not have in any version: install_brought NEEDED ...
@@ -180,7 +181,8 @@ remove_old_releases() {
   for release in "$prefix"/releases/*; do
     [ "$release" != "$(realpath "$prefix/current")" ] || continue
     # (the pattern in a file: grep's own command line is among those looked at)
-    if cat /proc/[0-9]*/mountinfo /proc/[0-9]*/cmdline 2>/dev/null | grep -qaFf <(printf '%s/\n' "$release"); then
+    if cat /proc/[0-9]*/mountinfo /proc/[0-9]*/cmdline 2>/dev/null |
+      grep -qaFf <(printf '/releases/%s/\n' "${release##*/}"); then
       say "keeping ${release##*/}, which running pods use"
     else
       rm -rf "$release"
@@ -214,7 +216,9 @@ ensure_environment() {
   fi
   # root's kubectl finds the node; for others the file is not readable, and nothing is said to them
   ensure_file /etc/profile.d/podwire.sh <<'PROFILE'
-if [ -z "${KUBECONFIG:-}" ] && [ -r /var/lib/podwire/kubeconfig ]; then export KUBECONFIG=/var/lib/podwire/kubeconfig; fi
+if [ -z "${KUBECONFIG:-}" ] && [ -r /var/lib/podwire/kubeconfig ]; then
+  export KUBECONFIG=/var/lib/podwire/kubeconfig
+fi
 PROFILE
   ensure_completion bash /usr/local/share/bash-completion/completions/podwire
   ensure_completion zsh /usr/local/share/zsh/site-functions/_podwire
@@ -276,7 +280,7 @@ download_wheels() {
   python=$(find_python)
   quietly "$python" -m venv "$1/.venv"
   quietly "$1/.venv/bin/python" -m pip wheel --disable-pip-version-check --progress-bar off --use-pep517 \
-    --wheel-dir "$1/wheels" "$here" hatchling || die "pip could not fetch the libraries; is the package index reachable?"
+    --wheel-dir "$1/wheels" "$here" hatchling || die "pip could not fetch the libraries; is the network up?"
   rm -rf "$1/.venv" "$1"/wheels/podwire-*.whl  # podwire itself is built from the checkout
 }
 
