@@ -69,6 +69,17 @@ async def test_kill_9_loses_no_acknowledged_write(tmp_path: Path, after: int) ->
     await store.close()
 
 
+async def test_a_commit_is_on_the_disk(tmp_path: Path) -> None:
+    """What ``kill -9`` cannot show: with FULL, and only with it, each commit syncs the log (sqlite.org/pragma.html), so
+    a power cut loses no acknowledged write either.
+    """
+    store = open_sqlite(tmp_path / "store.db")
+    await store.create("a/b", b"1")
+    for pragma, expected in (("journal_mode", "wal"), ("synchronous", 2)):
+        assert store._writer._connection.execute(f"PRAGMA {pragma}").fetchone() == (expected,)
+    await store.close()
+
+
 async def test_concurrent_writes_share_a_transaction(tmp_path: Path) -> None:
     """The group commit: far fewer commits than writes. The WAL's frame count per commit tells nothing; SQLite's
     data_version of another connection moves once per commit that it can see."""
