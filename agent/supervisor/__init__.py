@@ -4,7 +4,8 @@ It prepares the node (namespace, bridge, keys), starts the processes of docs/arc
 dies. It stays in the network namespace it was started in and owns the API server's listening socket on that namespace's
 loopback: it hands the socket down, so that a client outside finds the port open even while the API server restarts.
 
-``prepare`` the node before anything runs · ``child`` one process, its readiness and its restarts · ``process`` what
-runs inside a child · ``predecessors`` what a killed supervisor left behind · ``daemon`` the loop · ``state`` what other
-commands (status, down) read · ``clean`` takes it all away.
+``prepare`` the node before anything runs · ``child`` one process, its readiness, silence and restarts · ``process``
+what runs inside a child · ``predecessors`` what a killed supervisor left behind · ``neighbours`` who else is on the
+machine · ``notify`` what systemd hears · ``daemon`` the loop · ``state`` what other commands (status, down) read ·
+``clean`` takes it all away.
 """
