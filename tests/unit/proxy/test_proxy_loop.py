@@ -273,8 +273,11 @@ async def test_a_repair_that_does_not_hold_is_not_repeated_at_full_speed(
         assert count <= math.log2(elapsed / quick[0]) + 3
 
 
-async def test_looks_that_find_nothing_take_a_tenth_of_a_cpu_at_most(server: Server) -> None:
+async def test_looks_that_find_nothing_take_a_tenth_of_a_cpu_at_most(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody writes to another namespace all the time, and a look takes 30 ms: one in 0.27 s is enough."""
+    monkeypatch.setattr(loop, "LOOK", (1000.0, 1000.0))
     _, client = server
     async with Running(client, OPTIONS) as running:
         await until(lambda: running.ready == 1)
