@@ -1,0 +1,77 @@
+"""One run: the disk is built, the machine booted, and each step asks something of it; the first that fails ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.vm import root
+from tests.vm.machine import Machine, find_accelerator
+from tests.vm.node import Node
+from tests.vm.progress import Progress, StepFailed
+from tests.vm.steps import STEPS, Scene
+
+CACHE = Path(__file__).parents[2] / ".cache" / "vm"
+
+
+def run_session(work: Path, *, quick: bool, cache: bool) -> int:
+    """The exit code. ``work``: an empty folder that nobody else uses, which is taken away afterwards by others."""
+    progress = Progress()
+    steps = [step for step in STEPS if step.quick or not quick]
+    machine: Machine | None = None
+    try:
+        machine = _build(work, progress, cache=CACHE if cache else None)
+        with progress.step("boot"):
+            machine.power_on()
+        scene = Scene(machine, Node(machine), progress)
+        for step in steps:
+            with progress.step(step.title):
+                step.act(scene)
+    except StepFailed as error:
+        print(f"\nvm: {error}\n", flush=True)
+        _explain(machine)
+    except Exception:  # noqa: BLE001  a mistake of the test's own is a failure too, and the machine may know more
+        traceback.print_exc()
+        _explain(machine)
+    finally:
+        if machine is not None:
+            machine.cut_power()
+        done = {result.title for result in progress.results}
+        for step in steps:
+            if step.title not in done:
+                progress.skip(step.title)
+        print(f"\n{progress.table()}", flush=True)
+    return 1 if progress.failed else 0
+
+
+def _build(work: Path, progress: Progress, *, cache: Path | None) -> Machine:
+    folder = work / "root"
+    with ThreadPoolExecutor() as pool:
+        with progress.step("a bare Debian 12, and wheels for podwire"):
+            wheels = pool.submit(root.make_wheels, work / "wheels")
+            root.install_debian(folder, cache=cache, progress=progress)
+            wheels.result()
+        with progress.step("provision.sh in a chroot"):
+            probe = pool.submit(find_accelerator, root.kernel_of(folder))
+            root.bring_along(folder, wheels=work / "wheels")
+            root.provision(folder, progress)
+            accelerator = probe.result()
+    with progress.step("its disk"):
+        root.make_disk(folder, work)
+        progress.note(f"the processor is {'real (KVM)' if accelerator == 'kvm' else 'emulated'}")
+    return Machine(work, accelerator)
+
+
+def _explain(machine: Machine | None) -> None:
+    """What the machine has to say about a failure: from inside where it still answers, else its console."""
+    if machine is None:
+        return
+    with contextlib.suppress(StepFailed):
+        script = (
+            "systemctl --failed --no-pager; podwire status; journalctl -b -u podwire -n 80 --no-pager; dmesg | tail -20"
+        )
+        print(machine.guest.attempt(f"set +e; {script}", timeout=60)[1], flush=True)
+    if machine.console.exists():
+        print("--- the end of its console", *machine.console.read_text(errors="replace").splitlines()[-40:], sep="\n")
