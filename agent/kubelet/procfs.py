@@ -9,6 +9,7 @@ import asyncio
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,11 +96,14 @@ def members(path: str) -> tuple[int, ...]:
     return tuple(sorted({int(pid) for file in files if file.exists() for pid in file.read_text().split()}))
 
 
-def remove_cgroups(path: str) -> None:
-    """Remove a cgroup and what is in it from every hierarchy; one that is still populated stays."""
+def remove_cgroups(path: str, *, patience: float = 2.0) -> None:
+    """Remove a cgroup and what is in it from every hierarchy. Processes that were killed take a moment to be gone; one
+    that is still populated after ``patience`` (seconds) stays. Blocks."""
+    deadline = time.monotonic() + patience
     for top in cgroups(path):
         for folder, _, _ in os.walk(top, topdown=False):
-            _remove_cgroup(folder)
+            while not _remove_cgroup(folder) and time.monotonic() < deadline:
+                time.sleep(0.01)
 
 
 def remove_empty_cgroup(path: str) -> None:
@@ -108,12 +112,15 @@ def remove_empty_cgroup(path: str) -> None:
         _remove_cgroup(folder)
 
 
-def _remove_cgroup(folder: str | Path) -> None:
+def _remove_cgroup(folder: str | Path) -> bool:
+    """Whether it is gone."""
     try:
         os.rmdir(folder)
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT):
             raise
+        return error.errno == errno.ENOENT
+    return True
 
 
 def oom_kills(path: str) -> int:
