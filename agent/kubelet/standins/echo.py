@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     for port in ports["udp-port"]:
         threading.Thread(target=_answer_datagrams, args=(serving.listen(port, socket.SOCK_DGRAM),), daemon=True).start()
     serving.say(f"{NAME} {HOSTNAME}: " + ", ".join(f"{name} {port}" for name in ports for port in ports[name]))
-    serving.wait_forever()
+    serving.wait_for_end()
 
 
 def parse_ports(argv: list[str]) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     serving.mind_signals()
     serving.serve_http(PORT, handle, server=NAME)
     serving.say(f"{NAME}: listening on port {PORT}, database at {database()}:{DATABASE_PORT}")
-    serving.wait_forever()
+    serving.wait_for_end()
 
 
 def database() -> str:

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     if "rest" in options or "httpinterface" in options:
         serving.serve_http(port + 1000, _page, server=NAME)
         serving.say(f"{NAME}: admin web console waiting for connections on port {port + 1000}")
-    serving.wait_forever()
+    serving.wait_for_end()
 
 
 def _options(argv: list[str]) -> dict[str, str]:

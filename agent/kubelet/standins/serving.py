@@ -49,10 +49,16 @@ class Response:
 Handler = Callable[[Request], Response]
 
 
+ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
 def mind_signals() -> None:
-    """End at once on SIGTERM and SIGINT; let the kernel reap orphans."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+    """Before any thread is started: SIGTERM and SIGINT are kept for ``wait_for_end``; the kernel reaps orphans.
+
+    A handler would not do: Python runs it in the main thread, but the kernel may give the signal to another thread, and
+    does if the process was stopped when it came (as systemd stops everything when a machine shuts down).
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
@@ -118,9 +124,10 @@ def serve_http(port: int, handler: Handler, *, server: str) -> None:
     serve_connections(port, talk)
 
 
-def wait_forever() -> None:
-    while True:
-        signal.pause()
+def wait_for_end() -> None:
+    """End at once on SIGTERM and SIGINT."""
+    signal.sigwait(ENDING)
+    os._exit(0)
 
 
 def plain(address: str) -> str:

@@ -161,6 +161,14 @@ def test_signals_end_a_stand_in_well(number: signal.Signals) -> None:
         assert process.wait(30) == 0
 
 
+def test_a_stand_in_that_was_stopped_ends_well_too() -> None:
+    """As at a machine's shutdown: everything is stopped, told to end, and continued."""
+    with running("echo", f"--http-port={free_port()}", "--udp-port=0") as process:
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
+            process.send_signal(number)
+        assert process.wait(30) == 0
+
+
 # --- mongo and go-demo-2 ----------------------------------------------------------------------------------------------
 
 
