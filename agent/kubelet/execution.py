@@ -131,8 +131,10 @@ class ExecProcess:
         with contextlib.suppress(ProcessLookupError):  # it may end by itself meanwhile
             if pid is not None and procfs.parent(pid) == self._process.pid:
                 os.killpg(pid, signal.SIGKILL)  # runc made it the leader of a session
-            # runc would go on relaying for whoever else holds the command's output.
-            self._process.kill()
+            # runc would go on relaying for whoever else holds the command's output. (Popen.kill would look first
+            # whether it has ended, and so take its exit code away from asyncio, which then makes one up: 255.)
+            if self._process.returncode is None:
+                os.kill(self._process.pid, signal.SIGKILL)
         code = await self.wait()
         if self._terminal is not None:
             self._terminal.close()
