@@ -32,7 +32,7 @@ from agent.proxy.metrics import Metrics
 from agent.proxy.options import Options
 from agent.proxy.traffic_meter import TrafficCollector, TrafficMeter, routes
 from agent.proxy.web import Health, serve
-from agent.proxy.world import World
+from agent.proxy.world import News, World
 from agent.telemetry import PROXY_SAW, RULES_IN_KERNEL, Timeline
 from rules.iptables.diff import Plan
 from rules.iptables.engines import EngineError
@@ -138,12 +138,10 @@ class Proxy:
         """One change of the kernel. False if some Services were refused and have to be tried again."""
         notes, self._notes = self._notes, _Notes()
         news = self._world.take_news()
-        part = resolve_frontends(news.snapshot)
         self._metrics.began()
         began = time.monotonic()
-        sync = partial(self._dataplane.sync, part, changed=news.changed)
         try:
-            outcome = await asyncio.get_running_loop().run_in_executor(thread, sync)
+            part, outcome = await asyncio.get_running_loop().run_in_executor(thread, self._bring_about, news)
         except EngineError:
             self._world.give_back(news)
             self._notes.fresh |= notes.fresh
@@ -157,6 +155,11 @@ class Proxy:
         ready, self._ready = self._ready, _nothing
         ready()
         return not self._dataplane.refused
+
+    def _bring_about(self, news: News) -> tuple[Frontends, Outcome]:
+        """In the kernel's thread: to resolve 10,000 Services takes a second, in which others want to be answered."""
+        part = resolve_frontends(news.snapshot)
+        return part, self._dataplane.sync(part, changed=news.changed)
 
     def _remember(self, part: Frontends, changed: frozenset[ServiceName] | None) -> None:
         """Keep what is served up to date, for those who ask: they look at it from other threads, so it is a new value

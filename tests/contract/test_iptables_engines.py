@@ -93,11 +93,6 @@ def test_what_is_written_is_what_is_read(any_driver: Driver) -> None:
     assert any_driver.bring(lowered(HISTORY[-1])) == Plan()
 
 
-def test_a_reading_of_nothing_new_is_the_same_object(any_driver: Driver) -> None:
-    any_driver.bring(lowered(HISTORY[1]))
-    assert any_driver.read() is any_driver.read()
-
-
 def test_a_change_touches_only_the_chains_it_concerns(driver: Driver) -> None:
     driver.bring(lowered(many_services(20, 5)))
     plan = driver.bring(lowered(many_services(20, 5, shift=1)))

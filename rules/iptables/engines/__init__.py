@@ -61,7 +61,7 @@ class Engine(Protocol):
         """How many transactions it has made: a watch that saw no more saw nobody else."""
 
     def read(self) -> Ruleset:
-        """What is installed of ours. The same object as last time if nothing changed."""
+        """What is installed of ours."""
 
     def read_part(self, part: Part) -> Ruleset | None:
         """What is installed of these chains (ours, or built-in ones with our jumps), and nothing else; None if all

@@ -34,7 +34,6 @@ from rules.snapshot import Family
 log = logging.getLogger(__name__)
 
 PIECE = 2000  # lines; what iptables-nft-restore writes best at a time
-_CHANGING = re.compile(rb"^#.*\n|\[\d+:\d+\]", re.MULTILINE)  # dates and counters
 
 
 class RestoreEngine:
@@ -49,7 +48,6 @@ class RestoreEngine:
         self._nft = nft
         self._family = family
         self._sets = Sets(run, family)
-        self._seen: tuple[bytes, frozenset[str], Saved] = (b"", frozenset(), parse_save(""))
         self._commits = 0
 
     @property
@@ -98,18 +96,15 @@ class RestoreEngine:
             self._unmake(self._save().made)
 
     def close(self) -> None:
-        self._seen = (b"", frozenset(), parse_save(""))
+        """There is nothing to give back: each program ends with its work."""
 
     def _save(self) -> Saved:
         sets, text = self._sets.read(), self._call(f"{self._tool}-{self._variant}-save")
         _check_complete(text)
-        body = _CHANGING.sub(b"", text)
-        if (body, sets) != self._seen[:2]:
-            try:
-                self._seen = (body, sets, parse_save(text.decode(), sets=sets))
-            except ParseError as error:
-                raise EngineError(str(error)) from error
-        return self._seen[2]
+        try:
+            return parse_save(text.decode(), sets=sets)
+        except ParseError as error:
+            raise EngineError(str(error)) from error
 
     def _list_chain(self, table: str, chain: str) -> str | None:
         """A chain as ``iptables -S`` prints it; nothing if it is not there; None if that cannot be told (1.8.9 says
