@@ -17,7 +17,7 @@ from tests.vm.progress import StepFailed
 
 STX = b"\x02"
 GRACE = 30.0  # seconds that an answer may take beyond the time that was given to do the work
-BOOT = 240.0  # seconds that a machine may take from its start to the agent's first word
+BOOT = 300.0  # seconds that a machine may take from its start to the agent's first word
 
 Frame = dict[str, Any]
 
