@@ -45,7 +45,7 @@ remove_files() {
   done
   [ ! -d /run/systemd/system ] || systemctl daemon-reload
   [ -n "$keep_state" ] || rm -rf /etc/podwire /var/lib/podwire
-  rm -rf /run/podwire
+  rm -rf /run/podwire "${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/podwire"  # the latter: what the command line remembers
 }
 
 # Of the packages that provision.sh added, those that apt would remove as needed by nobody: added_and_unneeded FILE

@@ -104,8 +104,6 @@ def bring_along(root: Path, *, wheels: Path) -> None:
     unit = root / "etc/systemd/system/vm-test.service"
     shutil.move(root / AGENT / unit.name, unit)
     chroot(root, "systemctl", "enable", "--quiet", unit.name)
-    names = "dpkg-query -W -f='${binary:Package}\\n' | sort"
-    chroot(root, "sh", "-c", f"{names} >/{AGENT}/packages")
     (root / "etc/hostname").write_text("vm\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 vm\n")
 
@@ -140,7 +138,7 @@ def provision(root: Path, progress: Progress) -> None:
 
 def _need_some_packages(root: Path) -> None:
     """What the test itself uses must survive ``uninstall.sh``, which takes away what nothing else needs: so a package
-    of the test's depends on it. What is installed when podwire is not: ``packages``, for comparison.
+    of the test's depends on it.
     """
     package = root / "tmp/vm-test"
     (package / "DEBIAN").mkdir(parents=True)
