@@ -240,7 +240,8 @@ LEFTOVERS = {
     "cgroups": "find /sys/fs/cgroup -name '*podwire*'",
     "processes": "pgrep -a -f 'podwire|conmon|agent[.]supervisor' | grep -v bash || true",
     "files": "find / -xdev -name '*podwire*' -not -path '/srv/*' -not -path '/proc/*'",
-    "units": "systemctl list-unit-files --no-legend '*podwire*'; ls /etc/systemd/system/*/ | grep podwire || true",
+    "units": "systemctl list-unit-files --no-legend '*podwire*' || true"
+    "; ls /etc/systemd/system/*/ | grep podwire || true",
     "packages": "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' runc conmon conntrack python3-venv 2>/dev/null"
     " | grep ^ii || true; apt-get -s autoremove | grep ^Remv || true",
     "forwarding": "grep -v 0 /proc/sys/net/ipv4/ip_forward || true",
