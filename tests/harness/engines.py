@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection
 
@@ -103,7 +104,7 @@ class MemoryWatch:
 
     def drain(self) -> Seen:
         seen, self._seen = self._seen, []
-        if seen:
+        with contextlib.suppress(BlockingIOError):  # whoever tells may not have come that far yet
             os.eventfd_read(self._event)
         known = frozenset(place for chains in seen for place in chains or ())
         return Seen(len(seen), None if None in seen else known)
