@@ -19,7 +19,7 @@ Object = dict[str, Any]
 NODE_IP, OUTSIDE, OUTSIDE_IP = "192.0.2.2", "outside", "192.0.2.1"  # see inside/network.sh
 GATEWAY = "10.244.0.1"  # the bridge's address: what hidden clients look like to pods
 NODE_PORT, REPLICAS = 30080, 2
-PATIENCE = 180.0  # seconds for what takes a few on a real processor
+PATIENCE = 330.0  # seconds for what takes a few on a real processor; more than the unit's own TimeoutStartSec
 CORE, APPS = "/api/v1/namespaces/default", "/apis/apps/v1/namespaces/default"
 UNIT = "podwire.service"
 
