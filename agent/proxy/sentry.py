@@ -59,9 +59,9 @@ class Sentry:
             is_nft = self._engines[family].variant == "nft"
             expected = own[family] if is_nft else sum(own.values())  # the legacy lock is one for both families
             if seen.commits < expected or (is_nft and seen.chains is None):  # it was not told of everything
-                self._suspect[family] = None
+                self._mistrust(family, None)
             elif seen.commits > expected:
-                self._suspect[family] = _joined(self._suspect.get(family, frozenset()), seen.chains)
+                self._mistrust(family, seen.chains)
         self._counted = {family: engine.commits for family, engine in self._engines.items()}
 
     def look(self, family: Family, wanted: Ruleset, *, thorough: bool) -> Plan:
@@ -84,7 +84,12 @@ class Sentry:
         if family in self._watches:
             seen: Seen = self._watches[family].drain()
             if seen.commits or seen.chains is None:
-                self._suspect[family] = _joined(self._suspect.get(family, frozenset()), seen.chains)
+                self._mistrust(family, seen.chains)
+
+    def _mistrust(self, family: Family, chains: Chains | None) -> None:
+        """These too; None: anything."""
+        known = self._suspect.get(family, frozenset())
+        self._suspect[family] = None if known is None or chains is None else known | chains
 
     def _read_part(self, family: Family, part: Part) -> Ruleset | None:
         """Chain by chain is not one look: while somebody writes there may be a chain that makes no sense."""
@@ -96,10 +101,6 @@ class Sentry:
 
     def _compare_all(self, family: Family, wanted: Ruleset) -> Plan:
         return diff_rulesets(self._engines[family].read(), wanted)
-
-
-def _joined(one: Chains | None, other: Chains | None) -> Chains | None:
-    return None if one is None or other is None else one | other
 
 
 def _part(chains: Chains, wanted: Ruleset) -> dict[str, Collection[str]]:

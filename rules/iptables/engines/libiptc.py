@@ -29,7 +29,7 @@ from rules.iptables.engines import LOCK_SECONDS, EngineError, Part, Run, Variant
 from rules.iptables.engines.ipset import PATIENCE, Sets
 from rules.iptables.engines.restore import RestoreEngine
 from rules.iptables.engines.watch import lock_file
-from rules.iptables.ruleset import TABLES, Rule, Ruleset
+from rules.iptables.ruleset import Rule, Ruleset
 from rules.snapshot import Family
 
 BULK = 1000  # rules in one plan above which building them in Python costs more than starting iptables-restore
@@ -91,10 +91,7 @@ class LibiptcEngine:
         self._sets.destroy_unused(plan.old_sets, patience=PATIENCE if plan.tables else 0)
 
     def close(self) -> None:
-        for table in TABLES:
-            if table in self._iptc.Table._cache:
-                self._iptc.Table(table, False).close()
-        self._restore.close()
+        """There is nothing to give back: each table is closed when it has been written."""
 
     def _apply_table(self, plan: TablePlan) -> None:
         """Somebody who ignores the lock can still change the table between refresh and commit (EAGAIN): once more."""
