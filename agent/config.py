@@ -21,6 +21,7 @@ import yaml
 
 DEFAULT_STATE_DIR = Path("/var/lib/podwire")
 DEFAULT_RUN_DIR = Path("/run/podwire")
+LONGEST_SHUTDOWN = 1500  # seconds: systemd forces a shutdown after 30 minutes (JobTimeoutSec= of reboot.target)
 
 Engine = Literal["auto", "libiptc", "restore"]
 Variant = Literal["auto", "nft", "legacy"]
@@ -92,6 +93,8 @@ class Config:
 
     ``load_balancer_pool``: CIDRs and ranges ``first-last`` (see ``address_span``). ``cluster_cidrs``: the pod network
     beyond this node's ``pod_cidr``. ``node_port_addresses``: CIDRs or ``primary``; empty: all of the node's.
+    ``shutdown_grace_period``: what pods have to end when the machine shuts down; 0: they are not ended (as kubelet's
+    ``shutdownGracePeriod``).
     """
 
     state_dir: Path = DEFAULT_STATE_DIR
@@ -113,6 +116,7 @@ class Config:
     localhost_node_ports: bool = False
     api_port: int = 6443
     kubelet_port: int = 10250
+    shutdown_grace_period: float = 30.0
     proxy_mode: Literal["iptables"] = "iptables"
     proxy_engine: Engine = "auto"
     iptables_variant: Variant = "auto"
@@ -261,6 +265,11 @@ def _check(config: Config) -> None:
     for name in ("api_port", "kubelet_port"):
         if not 0 < getattr(config, name) < 65536:
             raise ConfigError(f"cannot use {name} {getattr(config, name)}: expected a port, 1 to 65535")
+    if not 0 <= config.shutdown_grace_period <= LONGEST_SHUTDOWN:
+        raise ConfigError(
+            f"cannot use shutdown_grace_period {config.shutdown_grace_period:g}: expected seconds, "
+            f"0 (pods are not ended) to {LONGEST_SHUTDOWN}"
+        )
     check_cluster_cidrs(config.cluster_cidrs, where="cluster_cidrs")
     check_node_port_addresses(config.node_port_addresses, where="node_port_addresses")
     for text in config.load_balancer_pool:

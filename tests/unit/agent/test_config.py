@@ -33,6 +33,13 @@ def test_resolved_configuration_survives_the_way_to_the_children(tmp_path: Path)
         ("node_ip: fe80::1\n", "cannot use node_ip"),
         ("api_port: 0\n", "cannot use api_port 0"),
         ("bridge: a-bridge-with-a-long-name\n", "at most 15 characters"),
+        (
+            "shutdown_grace_period: -1\n",
+            "cannot use shutdown_grace_period -1: expected seconds, 0 (pods are not ended) to",
+        ),
+        ("shutdown_grace_period: 1501\n", "cannot use shutdown_grace_period 1501: expected seconds"),
+        ("shutdown_grace_period: .nan\n", "cannot use shutdown_grace_period nan: expected seconds"),
+        ("shutdown_grace_period: 30s\n", "Expected `float`, got `str` - at `$.shutdown_grace_period`"),
         ("node_name: My_Node\n", "cannot use node_name 'My_Node'"),
         ("node_netns: a/b\n", "cannot use node_netns 'a/b'"),
         ("- a list\n", "expected a mapping"),
@@ -57,6 +64,12 @@ def test_a_bad_file_is_refused_with_the_field_and_the_file(tmp_path: Path, text:
     with pytest.raises(ConfigError) as caught:
         load_config(file)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 45, 1500])
+def test_how_long_a_shutdown_may_take(tmp_path: Path, seconds: float) -> None:
+    (tmp_path / "c.yaml").write_text(f"shutdown_grace_period: {seconds}\n")
+    assert load_config(tmp_path / "c.yaml").shutdown_grace_period == seconds
 
 
 def test_what_the_proxy_and_the_pool_are_told(tmp_path: Path) -> None:
