@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+
+Work = Coroutine[None, None, None]
 
 
-def run_until_told(work: Coroutine[None, None, None]) -> None:
-    """Run ``work`` in an event loop; SIGTERM and SIGINT cancel it, which is a good end. Its failure is raised."""
-    asyncio.run(_until_told(work))
+def run_until_told(work: Work, *, farewell: Callable[[], Work] | None = None) -> None:
+    """Run ``work`` in an event loop; SIGTERM and SIGINT cancel it, which is a good end. Its failure is raised.
+
+    ``farewell`` is done between the signal and the cancellation, while ``work`` goes on; a second signal cuts it short.
+    Its failure is raised too.
+    """
+    asyncio.run(_until_told(work, farewell))
 
 
-async def _until_told(work: Coroutine[None, None, None]) -> None:
+async def _until_told(work: Work, farewell: Callable[[], Work] | None) -> None:
     task = asyncio.ensure_future(work)
+    leaving: list[asyncio.Task[None]] = []
+
+    def leave() -> None:
+        if farewell is None or leaving:
+            task.cancel()
+            return
+        leaving.append(asyncio.create_task(farewell()))
+        leaving[0].add_done_callback(lambda _: task.cancel())
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, leave)
     await asyncio.wait([task])
-    if not task.cancelled():
-        task.result()
+    for left in leaving:
+        left.cancel()
+        await asyncio.wait([left])
+    for ended in (task, *leaving):
+        if not ended.cancelled():
+            ended.result()
 
 
 def resolve_reason(error: BaseException) -> str:
