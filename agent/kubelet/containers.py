@@ -9,6 +9,7 @@ or a ``kill -9`` sees the same containers. One folder per container, ``<root>/<i
     config.json      the OCI bundle, with rootfs/ (mount points only), skeleton/, overlay/ beside it
     conmon.pid, pid  written by conmon; pid's date is the container's start
     exit/<id>        the exit code, written by conmon just before it ends; its date is the container's end
+    interrupted      there if the container was stopped because the machine shut down
 
 A process id alone proves nothing, ids are used again: conmon is recognised by its command line (``-c <id>``), the
 container's first process by the start time that runc recorded. Waiting is a pidfd on conmon, so nothing is polled.
@@ -28,7 +29,7 @@ import re
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +71,8 @@ class Container:
     """What became of a Launch. Times are seconds since the epoch.
 
     ``reason``: "" while running, else Completed, Error, OOMKilled, StartError (podwire died while starting it), or
-    ContainerStatusUnknown (it vanished without an exit code, for instance with a reboot).
+    ContainerStatusUnknown (it vanished without an exit code, for instance with a reboot). ``interrupted``: it exited
+    because the machine shut down (``Runtime.note_interruption``).
     """
 
     id: str
@@ -87,6 +89,7 @@ class Container:
     reason: str
     message: str
     log_path: Path
+    interrupted: bool = False
 
 
 Containers = tuple[Container, ...]  # names for types that Runtime.list would hide inside the class
@@ -234,7 +237,8 @@ class Runtime:
         code, finished = ended
         killed = procfs.oom_kills(f"{self._cgroup_parent}/{launch.id}") > 0
         reason = "Completed" if code == 0 else "OOMKilled" if killed and code == 137 else "Error"
-        return _container(launch, "exited", started, finished=finished, code=code, reason=reason)
+        made = _container(launch, "exited", started, finished=finished, code=code, reason=reason)
+        return replace(made, interrupted=(folder / "interrupted").exists())
 
     def _unstarted(self, container_id: str) -> bool:
         """Created, but whoever was to start it is gone: runc keeps this fifo until ``runc start`` opens it."""
@@ -299,6 +303,17 @@ class Runtime:
             return
         finally:
             os.close(pidfd)
+
+    async def note_interruption(self, container_id: str) -> None:
+        """Remember, across a reboot, that a container which still runs is now stopped with its work unfinished. Nothing
+        happens if it does not run.
+        """
+        await asyncio.to_thread(self._note_interruption, container_id)
+
+    def _note_interruption(self, container_id: str) -> None:
+        container = self._observe(container_id)
+        if container is not None and container.state == "running":
+            (self._folder(container_id) / "interrupted").touch()
 
     async def remove(self, container_id: str) -> None:
         """Kill the container if it runs, and remove all of it but its log file. Nothing happens if there is none."""

@@ -132,6 +132,20 @@ async def test_a_signal_reaches_the_first_process(bench: Bench) -> None:
     await bench.runtime.kill("a")  # nothing happens
 
 
+async def test_an_interruption_is_remembered_of_what_ran_then(bench: Bench) -> None:
+    await bench.run("done", "true")
+    await bench.runtime.start(bench.launch("a", *FOREVER))
+    await bench.until_said("a", "started")
+    for name in ("done", "a", "nobody"):
+        await bench.runtime.note_interruption(name)
+    assert not (await bench.runtime.list())[-1].interrupted, "it still runs"
+    await bench.runtime.kill("a")
+    await bench.runtime.wait("a")
+    found = {container.id: container for container in await bench.fresh_runtime().list()}
+    assert {name: container.interrupted for name, container in found.items()} == {"done": False, "a": True}
+    assert found["a"].exit_code == 0
+
+
 async def test_removing_kills_and_forgets_but_keeps_the_log(bench: Bench) -> None:
     await bench.runtime.start(bench.launch("a", *FOREVER))
     await bench.runtime.remove("a")
