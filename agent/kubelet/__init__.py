@@ -15,15 +15,17 @@ from agent.config import Config
 from agent.kube.client import Client
 
 
-async def run(client: Client, config: Config, *, ready: Callable[[], None]) -> None:
-    """Run this node's pods until cancelled; then they go on running and the next kubelet adopts them.
+async def run(client: Client, config: Config, *, ready: Callable[[], None], shutdown: asyncio.Event) -> None:
+    """Run this node's pods until cancelled; then they go on running and the next kubelet adopts them. Or until
+    ``shutdown`` is set, because the machine shuts down: then their containers are ended gracefully within
+    ``shutdown_grace_period``, and this returns.
 
     The process must be in the node's network namespace, with bridge and certificates prepared. ``ready`` is called
     once: the node is registered, what ran before is adopted, and the server listens on ``node_ip:kubelet_port``.
     """
     from agent.kubelet.loop import Kubelet
 
-    await Kubelet(client, config).run(ready=ready)
+    await Kubelet(client, config).run(ready=ready, shutdown=shutdown)
 
 
 async def remove_all(config: Config) -> None:

@@ -4,6 +4,10 @@ At the start everything that runs is found before anything is done: pods from th
 runtime. They are matched by UID; a worker takes over what is its pod's, and what has no pod any more is removed. From
 then on a change of a pod is a poke of its worker. A worker that fails, whatever the reason, is one pod's trouble: it is
 told to the log and tried again, and no other pod notices.
+
+When the machine shuts down (``Kubelet.run`` is told) the workers end their pods' containers, and each then ends itself.
+When none is left, or time is up, so does the loop. A pod that comes meanwhile gets a worker that starts nothing. The
+kubelet that follows after the boot takes all of them on again, as the API knows them.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import asyncio
 import hashlib
 import logging
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +31,7 @@ from agent.kubelet.containers import Container, ContainerError, Runtime
 from agent.kubelet.dnspolicy import HostResolv, parse_resolv
 from agent.kubelet.node import Machine, Registration, observe_machine
 from agent.kubelet.objects import Kind, Objects, refers
-from agent.kubelet.pod import newest, previous
+from agent.kubelet.pod import Shutdown, newest, previous
 from agent.kubelet.probes import Checker
 from agent.kubelet.sandbox import Sandbox, SandboxError, Sandboxes
 from agent.kubelet.server import Refused, make_app, serve
@@ -39,6 +44,13 @@ log = logging.getLogger(__name__)
 PATIENCE = (0.1, 5.0)  # seconds: first and last pause while the API server cannot be reached
 LOOK = 3.0  # seconds between two looks at whether the sandboxes are whole
 AGAIN = 5.0  # seconds until a worker that failed is started again
+SETTLE = 2.0  # seconds after the last SIGKILL of a shutdown in which ends are noted and told
+
+
+class AllEnded(Exception):
+    """The machine shuts down and no container runs any more: a task group ends by an exception only (asyncio's
+    documentation, "Terminating a Task Group").
+    """
 
 
 def containers_folder(config: Config) -> Path:
@@ -76,7 +88,7 @@ def make_sandboxes(config: Config) -> Sandboxes:
 
 
 class Kubelet:
-    """One node's pods. ``run`` until cancelled; pods go on running."""
+    """One node's pods. ``run`` until cancelled: then pods go on running; or until the machine shuts down."""
 
     def __init__(self, client: Client, config: Config) -> None:
         self._client, self._config = client, config
@@ -90,16 +102,24 @@ class Kubelet:
         self._sandboxes: dict[str, Sandbox] = {}
         self._tools: Tools | None = None
         self._group: asyncio.TaskGroup | None = None
+        self._adopted = asyncio.Event()
+        self._left = asyncio.Event()  # a worker has ended
+        self._shutdown: Shutdown | None = None
 
-    async def run(self, *, ready: Callable[[], None]) -> None:
-        """``ready`` is called when the node is registered, its pods are adopted and the server listens."""
+    async def run(self, *, ready: Callable[[], None], shutdown: asyncio.Event) -> None:
+        """``ready`` is called when the node is registered, its pods are adopted and the server listens. ``shutdown``:
+        set when the machine shuts down; then containers are ended, and this returns.
+        """
         machine = await asyncio.to_thread(observe_machine, self._config)
         checker, sandboxes = Checker(), make_sandboxes(self._config)
         self._tools = self._make_tools(machine, checker, sandboxes)
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                group.create_task(self._await_shutdown(shutdown))
                 await self._begin(group, machine, ready)
+        except* AllEnded as ended:
+            log.info("%s", ended.exceptions[0])
         finally:
             sandboxes.close()
             await checker.close()
@@ -151,6 +171,7 @@ class Kubelet:
         log.info("adopted %d pods, removing %d that are gone from the API", len(found) - len(orphans), len(orphans))
         for uid in orphans:
             group.create_task(self._remove_orphan(uid))
+        self._adopted.set()
 
     async def _tend_sandboxes(self) -> None:
         """Somebody may delete a link, the bridge or a namespace, and nobody tells: so look from time to time."""
@@ -164,6 +185,30 @@ class Kubelet:
                 continue
             for uid in self._workers.keys() & set(lost):
                 self._workers[uid].lose_sandbox()
+
+    # The machine's shutdown
+
+    async def _await_shutdown(self, told: asyncio.Event) -> None:
+        await told.wait()
+        period, now = self._config.shutdown_grace_period, time.time()
+        log.info("the machine shuts down: all containers end within %g s", period)
+        self._shutdown = Shutdown(now, now + period)
+        for worker in self._workers.values():
+            worker.shut_down(self._shutdown)
+        try:
+            async with asyncio.timeout(period + SETTLE):
+                await self._await_workers()
+        except TimeoutError:
+            left = ", ".join(str(worker.pod) for worker in self._workers.values()) or "pods not known yet"
+            log.warning("not ended within %g s: %s", period, left)
+            raise AllEnded("time is up") from None
+        raise AllEnded("no container runs any more")
+
+    async def _await_workers(self) -> None:
+        await self._adopted.wait()
+        while self._workers:
+            self._left.clear()
+            await self._left.wait()
 
     # Changes
 
@@ -191,6 +236,7 @@ class Kubelet:
             pod,
             sandbox=sandbox if sandbox is not None and sandbox.ready else None,
             containers=self._containers.pop(pod.uid, []),
+            shutdown=self._shutdown,
         )
         self._workers[pod.uid] = worker
         self._group.create_task(self._work(worker), name=f"worker of {pod}")
@@ -206,6 +252,7 @@ class Kubelet:
             await self._replace(worker)
             return
         del self._workers[uid]
+        self._left.set()
         if not worker.removed:  # its object may linger, held by a finalizer; there is nothing left to do for it
             self._finished.add(uid)
 

@@ -10,6 +10,10 @@ The rules are upstream's (kuberuntime computePodActions), written as one walk fr
    started. Then all containers at once.
 5. A container that died is started again if its policy says so, when its back-off is over. One that failed its liveness
    or startup probe is stopped, and then is one that died.
+6. The machine shuts down: every pod is stopped as a deleted one is, nothing is started, and the pod is left as it is,
+   for the kubelet that comes after the boot. What was stopped so has not done its work, whatever it exited with: a
+   program that ends well on SIGTERM is no completed job. (Graceful Node Shutdown, KEP-2000; upstream fails all pods,
+   for controllers to make new ones elsewhere. Here there is no elsewhere.)
 
 Nothing here does anything or looks at a clock: the worker carries the actions out, observes, and asks again. So every
 situation, also one that only a crash can leave behind, is just another input, and a restarted kubelet needs no memory.
@@ -18,7 +22,7 @@ situation, also one that only a crash can leave behind, is just another input, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from agent.kubelet.backoff import Backoff, after_restart, remaining
@@ -48,6 +52,16 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The machine shuts down: containers are stopped from ``since`` on and must have ended at ``until`` (epoch
+    seconds).
+    """
+
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """Everything known of a pod on this node.
 
@@ -66,6 +80,7 @@ class Observed:
     images: Mapping[str, str] = field(default_factory=dict)
     setup: Failure | None = None
     removed: bool = False
+    shutdown: Shutdown | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +99,15 @@ class StartContainer:
 
 @dataclass(frozen=True, slots=True)
 class StopContainer:
-    """preStop, SIGTERM, and SIGKILL after ``grace`` seconds in all."""
+    """preStop, SIGTERM, and SIGKILL after ``grace`` seconds in all. ``interrupts``: it is to be remembered that the
+    container has not ended by itself.
+    """
 
     id: str
     name: str
     grace: float
     message: str
+    interrupts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +137,21 @@ class RemovePod:
     finalize: bool
 
 
-Action = EnsureSandbox | StartContainer | StopContainer | RemoveContainer | ReportBackoff | RemoveSandbox | RemovePod
+@dataclass(frozen=True, slots=True)
+class LeavePod:
+    """Nothing runs any more, and nothing shall before the machine has started again: the pod stays as it is."""
+
+
+Action = (
+    EnsureSandbox
+    | StartContainer
+    | StopContainer
+    | RemoveContainer
+    | ReportBackoff
+    | RemoveSandbox
+    | RemovePod
+    | LeavePod
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +166,8 @@ def resolve_actions(pod: Pod, seen: Observed) -> Decision:
     """What to do now for this pod."""
     if pod.deleted or seen.removed:
         return _terminate(pod, seen)
+    if seen.shutdown is not None:
+        return _shut_down(pod, seen)
     if is_over(pod, seen):
         return _retire(pod, seen)
     deadline = deadline_of(pod)
@@ -170,13 +204,18 @@ def probe_state(spec: ContainerSpec, seen: Observed, container: Container) -> Pr
     return ProbeState(started=started, ready=started and spec.readiness_probe is None)
 
 
+def succeeded(dead: Container) -> bool:
+    """Has a container done its work? One that was ended because the machine shut down has not."""
+    return dead.exit_code == 0 and not dead.interrupted
+
+
 def restarts(pod: Pod, seen: Observed, spec: ContainerSpec, dead: Container) -> bool:
     """Does a container that died get another attempt? (The pod being neither deleted nor over.)"""
     policy = pod.spec.restart_policy
     if spec in pod.spec.init_containers:
-        return is_sidecar(spec) or (dead.exit_code != 0 and policy != "Never")
+        return is_sidecar(spec) or (not succeeded(dead) and policy != "Never")
     condemned = bool(probe_state(spec, seen, dead).failed)
-    return policy == "Always" or (policy == "OnFailure" and (dead.exit_code != 0 or condemned))
+    return policy == "Always" or (policy == "OnFailure" and (not succeeded(dead) or condemned))
 
 
 def backoff_left(seen: Observed, dead: Container) -> float:
@@ -211,7 +250,7 @@ def is_over(pod: Pod, seen: Observed) -> bool:
 def init_failed(pod: Pod, seen: Observed) -> bool:
     """Has an init container failed, with nobody to restart it?"""
     return not has_initialized(pod, seen) and any(
-        dead.exit_code != 0 and not restarts(pod, seen, spec, dead)
+        not succeeded(dead) and not restarts(pod, seen, spec, dead)
         for spec in pod.spec.init_containers
         if (dead := newest(seen, spec.name)) and dead.state == "exited"
     )
@@ -228,6 +267,15 @@ def _terminate(pod: Pod, seen: Observed) -> Decision:
     if running(seen):
         return Decision(tuple(_stop_in_order(pod, seen, grace=_grace(pod, seen))))
     return Decision((RemovePod(finalize=not seen.removed),))
+
+
+def _shut_down(pod: Pod, seen: Observed) -> Decision:
+    if not running(seen):
+        return Decision((LeavePod(),))
+    unfinished = not is_over(pod, seen)
+    grace = max(MINIMUM_GRACE, float(pod.spec.termination_grace_period_seconds))
+    stops = _stop_in_order(pod, seen, grace=grace)
+    return Decision(tuple(replace(stop, interrupts=unfinished) for stop in stops))
 
 
 def _retire(pod: Pod, seen: Observed) -> Decision:
@@ -300,6 +348,7 @@ def _stop_in_order(pod: Pod, seen: Observed, *, grace: float) -> Iterator[StopCo
     if not first and alive:
         first = [max(alive, key=lambda c: order.index(c.container))]
         grace = max(MINIMUM_GRACE, min(grace, _time_left(pod, seen, grace)))
+    grace = _cut_short(seen, grace, later=len(alive) - len(first))
     for container in first:
         yield from _stop(seen, container, grace=grace, message="")
 
@@ -326,7 +375,7 @@ def _lets_pass(seen: Observed, spec: ContainerSpec) -> bool:
         return False
     if is_sidecar(spec):
         return container.state == "running" and probe_state(spec, seen, container).started
-    return container.state == "exited" and container.exit_code == 0
+    return container.state == "exited" and succeeded(container)
 
 
 def _is_done(pod: Pod, seen: Observed, spec: ContainerSpec) -> bool:
@@ -343,9 +392,21 @@ def _grace(pod: Pod, seen: Observed) -> float:
 
 
 def _time_left(pod: Pod, seen: Observed, grace: float) -> float:
-    """Seconds until the moment by which the API expects the pod to be gone."""
+    """Seconds until the moment by which the pod is expected to be gone."""
     end = pod.metadata.deletion_timestamp
-    return grace if end is None else end.timestamp() - seen.now
+    if end is not None:
+        return end.timestamp() - seen.now
+    return grace if seen.shutdown is None else seen.shutdown.since + grace - seen.now
+
+
+def _cut_short(seen: Observed, grace: float, *, later: int) -> float:
+    """``grace``, or what a shutdown leaves of it; ``later``: how many containers are stopped only after these, each of
+    which is to have its minimum, or where there is not even so much time, the same share.
+    """
+    if seen.shutdown is None:
+        return grace
+    left = max(0.0, seen.shutdown.until - seen.now)
+    return min(grace, max(left - later * MINIMUM_GRACE, left / (later + 1)))
 
 
 def _died_at(seen: Observed, dead: Container) -> float:

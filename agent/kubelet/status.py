@@ -34,6 +34,7 @@ from agent.kubelet.pod import (
     probe_state,
     restarts,
     running,
+    succeeded,
 )
 from agent.kubelet.quantity import parse_quantity
 from agent.kubelet.spec import Condition, ContainerSpec, Pod
@@ -100,11 +101,13 @@ def _reason(pod: Pod, seen: Observed, phase: str) -> Json:
             "reason": "DeadlineExceeded",
             "message": "Pod was active on the node longer than the specified deadline",
         }
+    if phase == "Failed" and any(c.interrupted for c in seen.containers):
+        return {"reason": "Terminated", "message": "Pod was terminated in response to imminent node shutdown."}
     return {}
 
 
 def _all_succeeded(pod: Pod, seen: Observed) -> bool:
-    return all((c := newest(seen, spec.name)) is not None and c.exit_code == 0 for spec in pod.spec.containers)
+    return all((c := newest(seen, spec.name)) is not None and succeeded(c) for spec in pod.spec.containers)
 
 
 # Containers
@@ -118,7 +121,7 @@ def _describe(pod: Pod, seen: Observed, spec: ContainerSpec) -> Json:
     started = alive and probes is not None and probes.started
     ready = started and probes is not None and probes.ready
     if spec in pod.spec.init_containers and not is_sidecar(spec):
-        ready = container is not None and container.state == "exited" and container.exit_code == 0
+        ready = container is not None and container.state == "exited" and succeeded(container)
     image = seen.images.get(spec.name, "")
     return {
         "name": spec.name,
@@ -212,7 +215,7 @@ def _conditions(
     wanted = [
         ("PodReadyToStartContainers", "True" if seen.address is not None else "False", "", ""),
         ("Initialized", *_initialized(pod, seen, phase, init)),
-        ("Ready", *_ready(pod, containers)),
+        ("Ready", *_ready(pod, seen, containers)),
         ("ContainersReady", *containers),
         ("PodScheduled", "True", "", ""),
     ]
@@ -253,10 +256,14 @@ def _containers_ready(pod: Pod, phase: str, init: list[Json], main: list[Json]) 
     return "True", "", ""
 
 
-def _ready(pod: Pod, containers: tuple[str, str, str]) -> tuple[str, str, str]:
-    """Ready: ContainersReady and all readiness gates, which somebody else sets."""
+def _ready(pod: Pod, seen: Observed, containers: tuple[str, str, str]) -> tuple[str, str, str]:
+    """Ready: ContainersReady and all readiness gates, which somebody else sets. Not while the machine shuts down:
+    Services send their connections elsewhere while the containers finish their work.
+    """
     if containers[0] != "True":
         return containers
+    if seen.shutdown is not None:
+        return "False", "NodeShutdown", "the machine is shutting down"
     have = {condition.type: condition.status for condition in pod.status.conditions}
     messages = list(_gates([gate.condition_type for gate in pod.spec.readiness_gates], have))
     return ("False", "ReadinessGatesNotReady", ", ".join(messages)) if messages else containers

@@ -3,7 +3,7 @@
 Everything that happens (a new manifest, a container's end, a probe's word, a timer) only pokes the worker; it then
 looks at everything and decides anew. What takes long (a graceful stop) is a task of its own, so that the worker always
 listens. A worker that is cancelled leaves its pod running; the next one goes on with it from what the runtime and the
-API know.
+API know. When the machine shuts down a worker stops its pod's containers, and then ends and leaves the rest as it is.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from agent.kubelet.pod import (
     Action,
     EnsureSandbox,
     Failure,
+    LeavePod,
     Observed,
     ProbeState,
     RemoveContainer,
     RemovePod,
     RemoveSandbox,
     ReportBackoff,
+    Shutdown,
     StartContainer,
     StopContainer,
     probe_state,
@@ -58,7 +60,15 @@ HOOK_SECONDS = 600.0  # the most a postStart hook may take
 class Worker:
     """``run`` until the pod is gone. ``pod`` is the latest manifest; change it with ``update``."""
 
-    def __init__(self, tools: Tools, pod: Pod, *, sandbox: Sandbox | None, containers: Iterable[Container]) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        pod: Pod,
+        *,
+        sandbox: Sandbox | None,
+        containers: Iterable[Container],
+        shutdown: Shutdown | None = None,
+    ) -> None:
         self.pod = pod
         self._tools = tools
         self._sandbox = sandbox
@@ -76,6 +86,7 @@ class Worker:
         self._setup: Failure | None = None
         self._told: set[str] = set()  # containers whose waiting was told
         self._removed = self._done = False
+        self._shutdown = shutdown
         self._begun = stamp(time.time())
         self._poked = asyncio.Event()
         self._reporter = Reporter(tools.client, pod)
@@ -104,6 +115,11 @@ class Worker:
     def remove(self) -> None:
         """The API has forgotten the pod."""
         self._removed = True
+        self._poked.set()
+
+    def shut_down(self, shutdown: Shutdown) -> None:
+        """The machine shuts down."""
+        self._shutdown = shutdown
         self._poked.set()
 
     def lose_sandbox(self) -> None:
@@ -140,6 +156,8 @@ class Worker:
         self._report(seen)
         decision = resolve_actions(self.pod, seen)
         for action in decision.actions:
+            if self._shutdown != seen.shutdown:  # nothing may be started that was decided before
+                return
             await self._do(action)
         if not self._done:
             await self._wait(decision.wake)
@@ -165,6 +183,7 @@ class Worker:
             images=dict(self._images),
             setup=self._setup,
             removed=self._removed,
+            shutdown=self._shutdown,
         )
 
     def _report(self, seen: Observed) -> None:
@@ -190,6 +209,8 @@ class Worker:
                 await self._remove_sandbox()
             case RemovePod():
                 await self._remove_pod(finalize=action.finalize)
+            case LeavePod():
+                await self._leave_pod()
 
     # Sandbox and volumes
 
@@ -323,8 +344,13 @@ class Worker:
         self._probers[container.id] = prober
         if known is None and spec.lifecycle.post_start is not None:
             self._spawn(self._post_start(spec, container, prober), "postStart")
-        elif not self.pod.deleted:
+        elif not self._ending:
             prober.start()
+
+    @property
+    def _ending(self) -> bool:
+        """The pod is stopped as a whole, so nothing of it is condemned any more."""
+        return self.pod.deleted or self._shutdown is not None
 
     async def _await_end(self, container: Container) -> None:
         try:
@@ -361,7 +387,7 @@ class Worker:
             message = f"FailedPostStartHook: container {spec.name} will be killed"
             grace = float(self.pod.spec.termination_grace_period_seconds)
             await self._stop(StopContainer(container.id, spec.name, grace, message))
-        elif container.id in self._probers and not self.pod.deleted:
+        elif container.id in self._probers and not self._ending:
             prober.start()
 
     async def _hook(
@@ -391,8 +417,10 @@ class Worker:
         else:
             self._event("Normal", "Killing", action.message, container=action.name)
         prober = self._probers.get(action.id)
-        if prober is not None and self.pod.deleted:
+        if prober is not None and self._ending:
             await prober.spare()
+        if action.interrupts:
+            await self._tools.runtime.note_interruption(action.id)
         due = time.time() + action.grace
         again = before is not None
         task = self._spawn(self._stop_gracefully(container, due=due, again=again), f"stop of {action.id}")
@@ -442,6 +470,11 @@ class Worker:
             log.warning("%s: not removed, trying again: %s", self.pod, error)
             self._later(1.0)
             return
+        self._done = True
+
+    async def _leave_pod(self) -> None:
+        """The API hears how the containers ended, if it can be reached; else from the next kubelet."""
+        await self._reporter.flush(LAST_WORD)
         self._done = True
 
     async def _finalize(self) -> None:

@@ -6,6 +6,6 @@ loopback: it hands the socket down, so that a client outside finds the port open
 
 ``prepare`` the node before anything runs · ``child`` one process, its readiness, silence and restarts · ``process``
 what runs inside a child · ``predecessors`` what a killed supervisor left behind · ``neighbours`` who else is on the
-machine · ``notify`` what systemd hears · ``daemon`` the loop · ``state`` what other commands (status, down) read ·
-``clean`` takes it all away.
+machine · ``notify`` what systemd hears · ``shutdown`` whether the machine shuts down · ``daemon`` the loop · ``state``
+what other commands (status, down) read · ``clean`` takes it all away.
 """

@@ -5,6 +5,10 @@ now and then, from its event loop; and before it ends because something is wrong
 need not look for the reason in a log. One that has fallen silent hangs: it is killed, and started again like any other
 that died. When the supervisor dies the kernel sends each child SIGTERM (``PR_SET_PDEATHSIG``, set by the child itself),
 so that none outlives it unseen.
+
+A child hears two signals. SIGTERM: end, and leave what was made in the kernel. And ``SHUTDOWN``, in the role ``node``
+only: the machine shuts down, so end the pods, and then yourself (see ``shutdown``). It is sent only once the child has
+shown life in this run, for then it listens: before that the signal would kill it.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ LAST_WORDS = 1.0  # seconds that the pipe of a dead child may take to end
 TICK = 2.0  # seconds between two signs of life, and between two looks whether they came
 PATIENCE = 15  # looks in a row that may find none: looks, not seconds, as the whole machine may have been paused
 PATIENCE_AT_START = 150  # of a process that is not ready yet: to load everything may take a slow machine a minute
+SHUTDOWN = signal.SIGPWR
 LOG_LIMIT = 16 << 20  # bytes after which a log is put aside at the next start
 
 
@@ -59,6 +64,10 @@ class Child:
         self._said = ""
         self._heard = False  # since the last look
         self._silent = 0  # looks in a row
+        self._last = False  # this run is the last one
+        self._listens = asyncio.Event()  # unset while a process has not shown life yet
+        self._listens.set()
+        self._over = asyncio.Event()  # ``run`` has come to its end
 
     @property
     def answering(self) -> bool:
@@ -86,14 +95,19 @@ class Child:
         return ChildStatus(self.role, self._state, pid, self._restarts, self._since, self._why)
 
     async def run(self) -> None:
-        """Keep the process running until cancelled; then stop it, leaving what it made in the kernel."""
+        """Keep the process running until cancelled; then stop it, leaving what it made in the kernel. Returns after
+        ``run_no_more``, when it has ended by itself.
+        """
         pause = BACKOFF[0]
         try:
-            while True:
+            while not self._last:
                 started = time.monotonic()
                 code = await self._run_once()
                 self._why = f"{_ending(code)}: {self._said}" if self._said else _ending(code)
-                log.error("%s died: %s%s", self.role, self._why, self._hint())
+                if code != 0 or not self._last:
+                    log.error("%s died: %s%s", self.role, self._why, self._hint())
+                if self._last:
+                    break
                 pause = BACKOFF[0] if time.monotonic() - started > STEADY else pause
                 self._set("waiting")
                 await asyncio.sleep(pause)
@@ -102,15 +116,36 @@ class Child:
         finally:
             await self._stop()
             self._set("stopped")
+            self._over.set()
+
+    def run_no_more(self) -> None:
+        """However the process ends, it is not started again: the node is about to be stopped."""
+        self._last = True
+
+    async def finish(self, number: signal.Signals, *, within: float) -> bool:
+        """Send the process a signal as soon as it listens, and wait until it has ended by itself (one that is not there
+        has). False if it has not within so many seconds. For after ``run_no_more``.
+        """
+        try:
+            async with asyncio.timeout(within):
+                await self._listens.wait()
+                if self._process is not None and self._process.returncode is None:
+                    self._process.send_signal(number)
+                    await self._over.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _run_once(self) -> int:
         read_end, write_end = os.pipe()
         try:
             self._said, self._heard, self._silent = "", False, 0
+            self._listens.clear()
             self._process = await self._spawn(write_end)
             self._set("starting")
         except BaseException:
             os.close(read_end)
+            self._listens.set()
             raise
         finally:
             os.close(write_end)
@@ -118,6 +153,7 @@ class Child:
         try:
             code = await self._process.wait()
             self._silent = 0
+            self._listens.set()
             await asyncio.wait([listener], timeout=LAST_WORDS)
             return code
         finally:
@@ -164,6 +200,7 @@ class Child:
                 word, _, rest = line.partition(" ")
                 if word == "alive":
                     self._heard = True
+                    self._listens.set()
                 elif word == "ready":
                     self._set("ready")
                 elif word == "failed":

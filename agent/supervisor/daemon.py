@@ -4,6 +4,10 @@ Who watches whom: a child that dies or hangs is the supervisor's to start again 
 systemd's, which hears ``WATCHDOG=1`` no more. It is withheld too where a hanging child cannot even be killed. A child
 that keeps dying, because a port is taken say, is *not* a reason to withhold it: to start everything anew would take
 the API server and the proxy away again and again, and would free no port. Why it dies stands in ``STATUS=``.
+
+If it is told to stop because the machine shuts down (``shutdown``), pods come first: the kubelet ends them, and then
+itself. The others go on meanwhile, so that a pod that finishes its work resolves names, and Services forget it. No
+child is started again any more: a new kubelet would not know, and start the pods again.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ from collections.abc import Callable, Sequence
 
 from agent.config import Config
 from agent.lifetime import run_until_told
-from agent.supervisor.child import TICK, Child
+from agent.supervisor.child import SHUTDOWN, TICK, Child
 from agent.supervisor.neighbours import describe, look_at_firewalls, look_at_port_53
 from agent.supervisor.notify import ServiceManager, in_journal, meet_manager
 from agent.supervisor.predecessors import await_predecessors
 from agent.supervisor.prepare import prepare
 from agent.supervisor.process import ROLES
+from agent.supervisor.shutdown import EXTENSION, MARGIN, machine_shuts_down
 from agent.supervisor.state import Lock, NodeStatus, write_status
 
 log = logging.getLogger(__name__)
@@ -42,6 +47,7 @@ class Supervisor:
         self._config, self._announce, self._manager = config, announce, manager
         self._started = time.time()
         self._announced = False
+        self._last_words = ""  # what is waited for before the stop
         self._children: list[Child] = []
         for role in ROLES:
             listen = tuple(listener.fileno() for listener in listeners) if role == "control" else ()
@@ -60,6 +66,23 @@ class Supervisor:
             group.create_task(self._look_around())
             group.create_task(self._watch())
 
+    async def farewell(self) -> None:
+        """What comes between the signal to stop and the stop: if the machine shuts down, all pods end."""
+        grace = self._config.shutdown_grace_period
+        if not grace or not await machine_shuts_down(self._manager.unit):
+            return
+        self._last_words = f"the machine shuts down; waiting up to {grace:g} s for pods to end"
+        log.info("%s", self._last_words)
+        for child in self._children:
+            child.run_no_more()
+        self._manager.notify("STOPPING=1", f"STATUS={self._last_words}", *self._extension())
+        (kubelet,) = (child for child in self._children if child.role == "node")
+        if not await kubelet.finish(SHUTDOWN, within=grace + MARGIN):
+            log.warning("the kubelet has not ended within %g s: it is stopped, whatever still runs", grace + MARGIN)
+
+    def _extension(self) -> tuple[str, ...]:
+        return (f"EXTEND_TIMEOUT_USEC={EXTENSION * 1e6:.0f}",) if self._last_words else ()
+
     async def _watch(self) -> None:
         """Look after the children, and tell the service manager that somebody does."""
         pause = min(TICK, self._manager.watchdog / 3) if self._manager.watchdog else TICK
@@ -71,10 +94,11 @@ class Supervisor:
                     for child in self._children:
                         child.look()
                 if all(child.answering for child in self._children):
-                    self._manager.notify("WATCHDOG=1")
+                    self._manager.notify(*self._extension(), "WATCHDOG=1")
                 await asyncio.sleep(pause)
         finally:
-            self._manager.notify("STOPPING=1", "STATUS=stopping; pods and rules stay")
+            what = "stopping with the machine" if self._last_words else "stopping; pods and rules stay"
+            self._manager.notify("STOPPING=1", f"STATUS={what}", *self._extension())
 
     async def _look_around(self) -> None:
         """Say which firewalls are here and what they mean for Services. It must not make the start any longer."""
@@ -100,7 +124,7 @@ class Supervisor:
         status = self.status()
         write_status(self._config.paths, status)
         first = status.ready and not self._announced
-        self._manager.notify(f"STATUS={status}", *(["READY=1"] if first else []))
+        self._manager.notify(f"STATUS={self._last_words or status}", *(["READY=1"] if first else []))
         if first:
             self._announced = True
             self._announce(status)
@@ -117,7 +141,8 @@ def run_node(config: Config, announce: Callable[[NodeStatus], None]) -> None:
         for finding in look_at_port_53(prepared.config):
             log.log(logging.INFO if finding.ok else logging.ERROR, "%s", describe(finding))
         try:
-            run_until_told(Supervisor(prepared.config, prepared.listeners, announce, manager).run())
+            supervisor = Supervisor(prepared.config, prepared.listeners, announce, manager)
+            run_until_told(supervisor.run(), farewell=supervisor.farewell)
         finally:
             for listener in prepared.listeners:
                 listener.close()

@@ -2,8 +2,9 @@
 
 A unit with ``Type=notify`` hands over a datagram socket (``$NOTIFY_SOCKET``) and, with ``WatchdogSec=``, a period in
 which ``WATCHDOG=1`` must come. podwire says ``READY=1`` when every process does its work, ``STATUS=`` whenever that
-changes, ``WATCHDOG=1`` while every process answers, ``STOPPING=1`` before it stops them. There is no ``RELOADING=1``: a
-new configuration takes a restart, which moves neither pods nor rules.
+changes, ``WATCHDOG=1`` while every process answers, ``STOPPING=1`` before it stops them. If pods are ended before that,
+because the machine shuts down, ``EXTEND_TIMEOUT_USEC=`` again and again keeps ``TimeoutStopSec=`` from being the limit.
+There is no ``RELOADING=1``: a new configuration takes a restart, which moves neither pods nor rules.
 
 The variables are taken *out* of the environment. They are meant for this process alone; above all, runc with a
 ``$NOTIFY_SOCKET`` takes the *container* for the one who speaks sd_notify, and ``runc start`` waits for its ``READY=1``

@@ -1,7 +1,8 @@
 """What runs inside a child: ``python -m agent.supervisor.process ROLE CONFIG``.
 
 First of all, while the process still has one thread, it enters the node's network namespace; everything it opens from
-then on belongs to the node. Components are imported only in the process that runs them.
+then on belongs to the node. Components are imported only in the process that runs them. SIGTERM ends each of them;
+the role ``node`` knows one signal more, ``child.SHUTDOWN``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from agent.config import Config, read_resolved
 from agent.lifetime import resolve_reason, run_until_told
-from agent.supervisor.child import TICK
+from agent.supervisor.child import SHUTDOWN, TICK
 from agent.telemetry import setup_logging
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,15 @@ async def control(config: Config, ready: Ready) -> None:
 
 
 async def node(config: Config, ready: Ready) -> None:
+    """Before anything else it listens for SHUTDOWN: the first sign of life tells the supervisor that it does."""
+    shutdown = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(SHUTDOWN, shutdown.set)
+
     from agent import kubelet
     from agent.kube.client import connect
 
-    await kubelet.run(connect(config.paths.node_kubeconfig, field_manager="podwire-kubelet"), config, ready=ready)
+    client = connect(config.paths.node_kubeconfig, field_manager="podwire-kubelet")
+    await kubelet.run(client, config, ready=ready, shutdown=shutdown)
 
 
 async def proxy(config: Config, ready: Ready) -> None:

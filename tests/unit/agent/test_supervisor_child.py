@@ -12,7 +12,7 @@ import pytest
 
 from agent.lifetime import resolve_reason
 from agent.supervisor import process
-from agent.supervisor.child import Child, command
+from agent.supervisor.child import SHUTDOWN, Child, command
 from agent.supervisor.predecessors import await_predecessors, find_children
 
 LINGER = (
@@ -103,6 +103,71 @@ async def test_a_child_that_hangs_is_killed_and_one_that_answers_is_not(
         seconds = PATIENCE * 2 if start == "ready" else PATIENCE * 4
         assert child.status.why == f"killed by SIGKILL: it had not answered for {seconds} s"
     assert child.answering, "a child that has died is being started again: it does not hang"
+
+
+# A child that takes a while until it listens, and then does as it is told.
+LISTENING = """
+import os, signal, sys, time
+time.sleep(0.3)
+signal.signal(signal.SIGPWR, signal.SIG_IGN if sys.argv[1] == "deaf" else lambda *_: sys.exit(int(sys.argv[1])))
+os.write(int(os.environ["PODWIRE_STATUS_FD"]), b"alive\\n")
+time.sleep(60)
+"""
+
+
+def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> Child:
+    monkeypatch.setattr("agent.supervisor.child.command", lambda *_: (sys.executable, "-c", LISTENING, how))
+    return Child("node", config_file=tmp_path / "c", log_file=tmp_path / "log", changed=lambda: None)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+async def test_a_child_finishes_when_it_listens_and_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """The signal waits for its first sign of life: it would be killed before that."""
+    monkeypatch.setattr("agent.supervisor.child.BACKOFF", (0.01, 0.01))
+    child = listening(tmp_path, monkeypatch, str(code))
+    running = asyncio.create_task(child.run())
+    while child.status.pid is None:  # noqa: ASYNC110 - it polls a status that nobody announces
+        await asyncio.sleep(0.01)
+    child.run_no_more()
+    assert await child.finish(SHUTDOWN, within=30)
+    await running
+    status = child.status
+    assert (status.state, status.restarts, status.why) == ("stopped", 0, f"exit code {code}")
+    assert await child.finish(SHUTDOWN, within=0), "it has ended"
+
+
+async def test_a_child_that_does_not_finish_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = listening(tmp_path, monkeypatch, "deaf")
+    finished: list[bool] = []
+
+    async def finish() -> None:
+        while child.status.pid is None or not child._heard:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+        child.run_no_more()
+        finished.append(await child.finish(SHUTDOWN, within=0.2))
+
+    finishing = asyncio.create_task(finish())
+    await until(child, lambda: bool(finished))
+    await finishing
+    assert finished == [False]
+    assert (child.status.state, child.status.restarts) == ("stopped", 0)
+
+
+async def test_a_child_that_was_to_be_started_again_is_not_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.supervisor.child.BACKOFF", (0.2, 0.2))
+    monkeypatch.setattr("agent.supervisor.child.command", lambda *_: (sys.executable, "-c", "raise SystemExit(1)"))
+    child = Child("node", config_file=tmp_path / "c", log_file=tmp_path / "log", changed=lambda: None)
+    running = asyncio.create_task(child.run())
+    while child.status.state != "waiting":  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.01)
+    child.run_no_more()
+    assert await child.finish(SHUTDOWN, within=0)
+    await running
+    assert child.status.why == "exit code 1"
 
 
 async def test_a_component_shows_that_its_event_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,14 @@ from agent.kubelet.pod import (
     Decision,
     EnsureSandbox,
     Failure,
+    LeavePod,
     Observed,
     ProbeState,
     RemoveContainer,
     RemovePod,
     RemoveSandbox,
     ReportBackoff,
+    Shutdown,
     StartContainer,
     StopContainer,
     newest,
@@ -296,6 +298,91 @@ def test_a_second_deletion_can_only_shorten_a_stop() -> None:
     assert actions(pod, seen(container(), stopping={"c-0": NOW + 2})) == ()
 
 
+# The machine's shutdown
+
+SHUTDOWN = Shutdown(NOW, NOW + 30)
+
+
+def interrupt(name: str = "c", grace: float = 30.0) -> StopContainer:
+    return replace(stop(name, grace=grace), interrupts=True)
+
+
+@pytest.mark.parametrize(
+    ("own", "passed", "grace"),
+    [(30, 0, 30.0), (7, 0, 7.0), (0, 0, 1.0), (600, 0, 30.0), (600, 12, 18.0), (600, 31, 0.0)],
+)
+def test_a_shutdown_stops_all_containers_in_time(own: int, passed: float, grace: float) -> None:
+    pod = make_pod("a", "b", terminationGracePeriodSeconds=own)
+    observed = seen(container("a"), container("b"), now=NOW + passed, shutdown=SHUTDOWN)
+    assert actions(pod, observed) == (interrupt("a", grace), interrupt("b", grace))
+    due = observed.now + grace
+    assert actions(pod, replace(observed, stopping={"a-0": due, "b-0": due}, now=due - grace / 2)) == ()
+
+
+def test_a_shutdown_shortens_stops_that_are_under_way() -> None:
+    """A deleted pod's too, and its removal goes on."""
+    late = {"stopping": {"c-0": NOW + 500}, "shutdown": SHUTDOWN}
+    assert actions(make_pod(terminationGracePeriodSeconds=600), seen(container(), **late)) == (interrupt(),)
+    gone = make_pod(meta=deleted(grace=600))
+    assert actions(gone, seen(container(), **late)) == (stop(),)
+    assert actions(gone, seen(container(exit_code=0), **late)) == (RemovePod(finalize=True),)
+
+
+@pytest.mark.parametrize(
+    ("own", "until", "main", "first", "second"),
+    [
+        (30, 30, 28.0, 19.0, 5.0),  # each sidecar keeps its second
+        (20, 30, 20.0, 10.0, 1.0),  # counted from the shutdown on, as from a deletion
+        (30, 1.5, 0.5, 0.0, 0.0),  # too little for everybody: shared
+    ],
+)
+def test_a_shutdown_stops_sidecars_last_and_in_time(
+    own: int, until: float, main: float, first: float, second: float
+) -> None:
+    pod = make_pod("c", init=({**SIDECAR, "name": "x"}, {**SIDECAR, "name": "y"}), terminationGracePeriodSeconds=own)
+    shutdown = Shutdown(NOW, NOW + until)
+    observed = seen(container("c"), container("x"), container("y"), shutdown=shutdown)
+    assert actions(pod, observed) == (interrupt("c", main),)
+    done = container("c", exit_code=143)
+    observed = seen(done, container("x"), container("y"), shutdown=shutdown, now=NOW + 10)
+    assert actions(pod, observed) == (interrupt("y", first),)
+    observed = seen(done, container("x"), container("y", exit_code=0), shutdown=shutdown, now=NOW + 25)
+    assert actions(pod, observed) == (interrupt("x", second),)
+
+
+@pytest.mark.parametrize("address", [None, "10.244.0.7"])
+@pytest.mark.parametrize("code", [None, 0, 137])
+def test_nothing_is_started_during_a_shutdown_nor_taken_away(address: str | None, code: int | None) -> None:
+    dead = () if code is None else (container(exit_code=code),)
+    assert resolve_actions(make_pod(), seen(*dead, address=address, shutdown=SHUTDOWN)) == Decision((LeavePod(),))
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("Always", again()), ("OnFailure", again()), ("Never", RemoveSandbox())]
+)
+def test_what_a_shutdown_interrupted_has_not_done_its_work(policy: str, expected: Action) -> None:
+    """However well it took its SIGTERM; what had ended before is done."""
+    interrupted = container(exit_code=0, interrupted=True)
+    assert actions(make_pod(restartPolicy=policy), seen(interrupted)) == (expected,)
+    pod = make_pod("done", "c", restartPolicy=policy)
+    others = actions(pod, seen(container("done", exit_code=0), interrupted))
+    assert others == ((again("done"), expected) if policy == "Always" else (expected,))
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("Always", again("i")), ("OnFailure", again("i")), ("Never", RemoveSandbox())]
+)
+def test_an_interrupted_init_container_lets_nobody_pass(policy: str, expected: Action) -> None:
+    pod = make_pod("c", init=("i",), restartPolicy=policy)
+    assert actions(pod, seen(container("i", exit_code=0, interrupted=True))) == (expected,)
+
+
+def test_a_shutdown_interrupts_nothing_in_a_pod_that_is_over() -> None:
+    pod = make_pod("c", init=(SIDECAR,), restartPolicy="Never")
+    observed = seen(container("c", exit_code=0), container("side"), shutdown=SHUTDOWN)
+    assert actions(pod, observed) == (stop("side"),)
+
+
 # Properties
 
 names = st.sampled_from(["a", "b", "i", "side"])
@@ -333,6 +420,7 @@ def observations(draw: st.DrawFn) -> Observed:
         probes={c.id: draw(probes) for c in alive},
         backoffs={n: Backoff(draw(st.floats(10, 300)), NOW - 500) for n in draw(st.sets(names))},
         removed=draw(st.booleans()),
+        shutdown=draw(st.sampled_from([None, None, SHUTDOWN, Shutdown(NOW - 30, NOW)])),
     )
 
 
@@ -344,7 +432,8 @@ def test_never_two_of_one_container_and_never_without_a_sandbox(pod: Pod, observ
     assert len({a.name for a in started}) == len(started)
     taken = {(c.container, c.attempt) for c in observed.containers}
     assert taken.isdisjoint((a.name, a.attempt) for a in started)
-    if observed.address is None or pod.deleted or observed.removed or pod.status.phase in ("Succeeded", "Failed"):
+    over = pod.deleted or observed.removed or pod.status.phase in ("Succeeded", "Failed")
+    if observed.address is None or over or observed.shutdown is not None:
         assert not started
 
 
@@ -356,8 +445,10 @@ def test_what_runs_is_never_removed_and_what_is_dead_never_stopped(pod: Pod, obs
             assert by_id[action.id].state == "running"
         if isinstance(action, RemoveContainer):
             assert by_id[action.id].state == "exited"
-        if isinstance(action, RemovePod | RemoveSandbox):
+        if isinstance(action, RemovePod | RemoveSandbox | LeavePod):
             assert not running(observed)
+        if isinstance(action, StopContainer) and observed.shutdown is not None:
+            assert observed.now + action.grace <= max(observed.shutdown.until, observed.now)
 
 
 def carry_out(observed: Observed, action: Action) -> Observed:
@@ -396,7 +487,7 @@ def test_from_any_situation_a_pod_comes_to_rest(pod: Pod, observed: Observed) ->
     """Carrying out what is decided, and sleeping as long as is said, ends where there is nothing to do."""
     for _ in range(60):
         decision = resolve_actions(pod, observed)
-        if any(isinstance(action, RemovePod) for action in decision.actions):
+        if any(isinstance(action, RemovePod | LeavePod) for action in decision.actions):
             return
         if not decision.actions and decision.wake is None:
             if _init_ends(observed) == observed:

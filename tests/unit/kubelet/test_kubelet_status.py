@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agent.kubelet.backoff import Backoff
-from agent.kubelet.pod import Failure, Observed, ProbeState
+from agent.kubelet.pod import Failure, Observed, ProbeState, Shutdown
 from agent.kubelet.spec import Condition, Pod
 from agent.kubelet.status import resolve_phase, resolve_qos, resolve_status
 from tests.unit.kubelet.kubelet_objects import NOW, READINESS, STARTUP, container, deleted, make_pod, seen
@@ -310,3 +310,27 @@ def test_the_deadline_is_the_reason_and_stays_it() -> None:
 def test_qos(resources: list[dict[str, Any]], qos: str) -> None:
     pod = make_pod(*({"name": f"c{i}", "resources": r} for i, r in enumerate(resources)))
     assert resolve_qos(pod) == qos
+
+
+# The machine's shutdown
+
+
+def test_services_forget_a_pod_as_soon_as_the_machine_shuts_down() -> None:
+    """Its containers are as ready as they were."""
+    told = conditions(make_pod(), seen(container(), shutdown=Shutdown(NOW, NOW + 30)))
+    assert told["ContainersReady"]["status"] == "True"
+    assert (told["Ready"]["status"], told["Ready"]["reason"]) == ("False", "NodeShutdown")
+
+
+@pytest.mark.parametrize(("policy", "phase"), [("Always", "Running"), ("OnFailure", "Running"), ("Never", "Failed")])
+def test_a_pod_that_a_shutdown_interrupted_has_not_succeeded(policy: str, phase: str) -> None:
+    observed = seen(container(exit_code=0, interrupted=True), shutdown=Shutdown(NOW, NOW + 30))
+    told = status(make_pod(restartPolicy=policy), observed)
+    assert told["phase"] == phase
+    assert told.get("reason") == ("Terminated" if phase == "Failed" else None)
+    assert told["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 0
+
+
+def test_an_interrupted_init_container_is_not_ready() -> None:
+    told = status(make_pod("c", init=("i",)), seen(container("i", exit_code=0, interrupted=True)))
+    assert not told["initContainerStatuses"][0]["ready"]
