@@ -65,7 +65,7 @@ def pod(
 PODS = (
     pod("gentle", GENTLE),
     pod("deaf", DEAF, grace=1),
-    pod("hooked", DEAF, grace=2, lifecycle=HOOK),
+    pod("hooked", GENTLE, lifecycle=HOOK),
     pod("once", GENTLE, restart="Never"),
     pod("job", GENTLE, restart="OnFailure"),
     pod("done", BEGIN, restart="OnFailure"),
@@ -233,7 +233,7 @@ def test_pods_end_with_the_machine_and_run_again_after_it(unit: Unit) -> None:
 
     # one pod still works: the others have ended, and the rest of the node is there for it
     eventually(lambda: set(unit.processes()) == {"busy/c"})
-    assert unit.written("hooked") == ["began", "hook"]
+    assert unit.written("hooked") == ["began", "hook", "ended"]
     assert unit.written("served") == ["up", "began", "ended", "down"], "the sidecar last"
     eventually(lambda: is_out_of_service(unit))
     assert unit.kubectl("exec", "busy", "--", "getent", "hosts", "busy.default.svc.cluster.local") != ""
