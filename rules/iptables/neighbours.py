@@ -2,8 +2,9 @@
 
 Found out by looking at the rules, not at which programs are installed. What matters is where a packet is judged:
 
-- In *one* table the first verdict counts. Our jumps stand on top of FORWARD, and KUBE-FORWARD accepts what goes to a
-  pod or comes from one, so a policy of DROP (Docker, ufw) does not concern it. Nothing needs to be done.
+- In *one* table the first verdict counts. KUBE-FORWARD accepts what goes to a pod or comes from one, so a policy of
+  DROP (Docker, ufw) does not concern it, and what they refuse by rules they refuse after ours (ufw) or of packets that
+  are not ours (Docker, which puts its rules before). Nothing needs to be done.
 - *Another* table at the same hook judges again, and there our ACCEPT is not known (nft(8): a packet must be accepted
   by every base chain): rules of the other variant of iptables, ``table inet firewalld``, a table of one's own. Only its
   owner can let pods through.
@@ -32,10 +33,9 @@ _TOOLS = {"docker": "Docker", "ufw": "ufw"}
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """The filter table of one variant of iptables: the policies of its built-in chains, all chains, all rules."""
+    """The filter table of one variant of iptables: the policies of its built-in chains, all rules."""
 
     policies: Mapping[str, str] = field(default_factory=dict)
-    chains: frozenset[str] = frozenset()
     rules: tuple[str, ...] = ()
 
 
@@ -99,7 +99,6 @@ def parse_filter(text: str) -> Filter:
     policies = {line.split()[0][1:]: line.split()[1] for line in lines if line.startswith(":")}
     return Filter(
         policies={chain: policy for chain, policy in policies.items() if policy != "-"},
-        chains=frozenset(policies),
         rules=tuple(line for line in lines if line.startswith("-A ")),
     )
 
@@ -134,28 +133,28 @@ def find_neighbours(around: Surroundings, *, variant: Variant, bridge: str) -> t
 
 
 def _of_iptables(variant: Variant, table: Filter, *, ours: bool, bridge: str) -> Iterator[Neighbour]:
-    who = _owner(table)
-    command = f"iptables-{variant}"
+    owners = _owners(table)
+    who, command = " and ".join(owners) or "iptables", f"iptables-{variant}"
     if table.policies.get("FORWARD") == "DROP" and ours:
-        what = (
-            "drops what nobody accepts in FORWARD; podwire's rules come first there and accept what is to or from a pod"
-        )
-        yield Neighbour(who, f"{who} {what}")
+        what = "FORWARD drops what nobody accepts; podwire's rules there accept what is to or from a pod"
+        yield Neighbour(who, f"{what} ({who})")
     elif table.policies.get("FORWARD") == "DROP" and not _lets_in(table, bridge):
-        what = f"drops in the {variant} tables what nobody accepts there; podwire's rules are in the other variant's"
+        what = f"FORWARD drops in the {variant} tables what nobody accepts there; podwire's rules are in the others"
         advice = f"set iptables_variant: {variant}, or: {command} -I FORWARD -i {bridge} -j ACCEPT; "
-        yield Neighbour(who, f"{who} {what}", f"{advice}{command} -I FORWARD -o {bridge} -j ACCEPT")
-    elif who != "iptables":
-        yield Neighbour(who, f"{who} has rules in the {variant} tables, which do not concern pods")
+        yield Neighbour(who, f"{what} ({who})", f"{advice}{command} -I FORWARD -o {bridge} -j ACCEPT")
+    elif owners:
+        yield Neighbour(who, f"the rules of {who} in the {variant} tables do not concern pods")
     if table.policies.get("INPUT") == "DROP" and not _lets_in(table, bridge):
-        rule = f"ufw allow in on {bridge}" if who == "ufw" else f"{command} -I INPUT -i {bridge} -j ACCEPT"
-        yield Neighbour(who, f"{who} lets pods ask neither DNS nor the API server: INPUT drops it", rule)
+        rule = f"ufw allow in on {bridge}" if "ufw" in owners else f"{command} -I INPUT -i {bridge} -j ACCEPT"
+        yield Neighbour(who, f"INPUT drops what pods ask the node: DNS and the API server ({who})", rule)
 
 
-def _owner(table: Filter) -> str:
-    """By the names of chains: Docker's are DOCKER, DOCKER-USER, ..., ufw's ufw-before-forward and the like."""
-    prefixes = {re.split(r"[-_]", chain.lower())[0] for chain in table.chains}
-    return next((tool for prefix, tool in sorted(_TOOLS.items(), reverse=True) if prefix in prefixes), "iptables")
+def _owners(table: Filter) -> tuple[str, ...]:
+    """By the names of chains that hold rules: Docker's are DOCKER, DOCKER-USER, ..., ufw's ufw-before-forward and the
+    like. Chains alone prove nothing: ufw leaves them behind, empty, when it is switched off.
+    """
+    prefixes = {re.split(r"[-_]", rule.split()[1].lower())[0] for rule in table.rules}
+    return tuple(tool for prefix, tool in _TOOLS.items() if prefix in prefixes)
 
 
 def _lets_in(table: Filter, bridge: str) -> bool:
@@ -165,15 +164,16 @@ def _lets_in(table: Filter, bridge: str) -> bool:
 
 
 def _firewalld(table: ForeignTable, bridge: str) -> Iterator[Neighbour]:
-    """It accepts what was sent on to an endpoint (``ct status dnat``, unless StrictForwardPorts is set), and rejects
-    what a pod begins, unless its zone is one that accepts.
+    """It accepts what was sent on to an endpoint (``ct status dnat`` at input and forward, unless StrictForwardPorts is
+    set), and rejects all else that a pod begins, unless its zone is one that accepts.
     """
     if re.search(rf'iifname "?{re.escape(bridge)}"? goto \w+_trusted', table.text):
         yield Neighbour("firewalld", f"firewalld has {bridge} in its zone trusted: it lets pods through")
         return
-    what = "rejects in a table of its own what pods begin, whatever podwire accepts: DNS, the API server, the outside"
+    what = "firewalld rejects in a table of its own what pods begin to other pods, the node and the outside"
+    passing = "what goes through a Service passes, DNS and the API server too"
     commands = f"firewall-cmd --permanent --zone=trusted --add-interface={bridge} && firewall-cmd --reload"
-    yield Neighbour("firewalld", f"firewalld {what}", commands)
+    yield Neighbour("firewalld", f"{what}; {passing}", commands)
 
 
 def _of_nft(table: ForeignTable, bridge: str) -> Iterator[Neighbour]:

@@ -81,7 +81,9 @@ UFW = """\
 :INPUT DROP [0:0]
 :ufw-before-input - [0:0]
 :ufw-user-input - [0:0]
+-A INPUT -j ufw-before-input
 -A INPUT -j ufw-user-input
+-A ufw-before-input -i lo -j ACCEPT
 COMMIT
 """
 FIREWALLD = """
@@ -90,6 +92,14 @@ table inet firewalld {
     type filter hook forward priority 10; policy accept;
     ct state established,related accept
     ct status dnat accept
+    jump filter_FORWARD_ZONES
+    reject with icmpx admin-prohibited
+  }
+  chain filter_INPUT {
+    type filter hook input priority 10; policy accept;
+    ct state established,related accept
+    ct status dnat accept
+    iifname "lo" accept
     jump filter_FORWARD_ZONES
     reject with icmpx admin-prohibited
   }
@@ -118,8 +128,7 @@ def test_where_docker_drops_what_nobody_accepts_pods_get_through(mini: MiniNode,
         assert reaches(mini, "outside", NODE_IP, 30001)
     assert advice(found) == []
     assert [describe(f) for f in found] == [
-        "firewall: Docker drops what nobody accepts in FORWARD; podwire's rules come first there and accept what is to"
-        " or from a pod"
+        "firewall: FORWARD drops what nobody accepts; podwire's rules there accept what is to or from a pod (Docker)"
     ]
 
 
@@ -163,6 +172,7 @@ def test_firewalld_rejects_whatever_podwire_accepts(mini: MiniNode) -> None:
         (hint,) = advice(findings(mini))
         assert f"--add-interface={BRIDGE}" in hint
         assert reaches(mini, "outside", NODE_IP, 30001)
+        assert reaches(mini, "a", "10.96.0.10", 80)
         assert not reaches(mini, "a", PODS["b"], 8080)
         rule = ("add", "rule", "inet", "firewalld", "filter_FORWARD_ZONES", "iifname", BRIDGE)
         mini.run("nft", *rule, "goto", "filter_FWD_trusted")  # what firewall-cmd makes of it
@@ -255,7 +265,9 @@ def test_the_command_tells_it_all(network: Network, tmp_path: Path) -> None:
     assert free.returncode == 0
     assert re.search(r"^ok    port 53/udp +free on 10\.244\.0\.1$", free.stdout, re.M)
     assert re.search(r"^ok    iptables .*variant nft was asked for", free.stdout, re.M)
-    assert re.search(r"^note  firewall .*INPUT drops it\n +-> ufw allow in on podwire0$", free.stdout, re.M)
+    assert re.search(
+        r"^note  firewall .*INPUT drops .*\(Docker and ufw\)\n +-> ufw allow in on podwire0$", free.stdout, re.M
+    )
     (tmp_path / "run").mkdir()
     lock = Lock(Paths(tmp_path))
     assert "this node runs; `podwire status` says" in check(network.node, settings, tmp_path).stdout

@@ -42,6 +42,7 @@ UFW = """\
 :ufw-before-input - [0:0]
 :ufw-user-input - [0:0]
 -A INPUT -j ufw-before-input
+-A ufw-before-input -i lo -j ACCEPT
 COMMIT
 """
 EMPTY = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
@@ -60,7 +61,6 @@ def advice(neighbours: Sequence[Neighbour]) -> list[str]:
 def test_a_filter_table_is_told_from_the_others() -> None:
     table = parse_filter(DOCKER)
     assert table.policies == {"INPUT": "ACCEPT", "FORWARD": "DROP", "OUTPUT": "ACCEPT"}
-    assert table.chains == {"INPUT", "FORWARD", "OUTPUT", "DOCKER", "DOCKER-USER"}
     assert table.rules == ("-A FORWARD -j DOCKER-USER", "-A DOCKER-USER -j RETURN")
     assert parse_filter("*nat\nCOMMIT\n") == Filter()
 
@@ -73,13 +73,13 @@ def test_an_empty_machine_has_no_neighbours() -> None:
 def test_docker_in_our_own_tables_is_no_trouble() -> None:
     (docker,) = found(DOCKER)
     assert docker.who == "Docker"
-    assert "podwire's rules come first there and accept" in docker.what
+    assert "podwire's rules there accept" in docker.what
     assert docker.advice == ""
 
 
 def test_docker_in_the_other_variants_tables_is() -> None:
     (docker,) = found(DOCKER, variant="legacy")
-    assert "Docker drops in the legacy tables" in docker.what
+    assert docker.what.startswith("FORWARD drops in the legacy tables")
     assert docker.advice == (
         "set iptables_variant: legacy, or: iptables-legacy -I FORWARD -i podwire0 -j ACCEPT; "
         "iptables-legacy -I FORWARD -o podwire0 -j ACCEPT"
@@ -88,8 +88,8 @@ def test_docker_in_the_other_variants_tables_is() -> None:
 
 def test_advice_that_was_followed_is_not_given_again() -> None:
     rules = "-A FORWARD -i podwire0 -j ACCEPT\nCOMMIT"
-    (docker,) = found(DOCKER.replace("-A DOCKER-USER -j RETURN\nCOMMIT", rules), variant="legacy")
-    assert docker == Neighbour("Docker", "Docker has rules in the legacy tables, which do not concern pods")
+    (docker,) = found(DOCKER.replace("COMMIT", rules), variant="legacy")
+    assert docker == Neighbour("Docker", "the rules of Docker in the legacy tables do not concern pods")
     opened = UFW.replace("COMMIT", "-A ufw-user-input -i podwire0 -m comment --comment x -j ACCEPT\nCOMMIT")
     assert advice(found(opened)) == []
     other = UFW.replace("COMMIT", "-A ufw-user-input -i podwire01 -j ACCEPT\nCOMMIT")
@@ -98,14 +98,27 @@ def test_advice_that_was_followed_is_not_given_again() -> None:
 
 def test_docker_that_drops_nothing() -> None:
     (docker,) = found(DOCKER.replace("FORWARD DROP", "FORWARD ACCEPT"))
-    assert docker == Neighbour("Docker", "Docker has rules in the nft tables, which do not concern pods")
+    assert docker == Neighbour("Docker", "the rules of Docker in the nft tables do not concern pods")
 
 
 def test_ufw_closes_the_node_to_pods() -> None:
     forward, closed = found(UFW)
     assert (forward.who, forward.advice) == ("ufw", "")
-    assert "neither DNS nor the API server" in closed.what
+    assert closed.what == "INPUT drops what pods ask the node: DNS and the API server (ufw)"
     assert closed.advice == "ufw allow in on podwire0"
+
+
+def test_ufw_switched_off_leaves_chains_behind_that_say_nothing() -> None:
+    """What drops in FORWARD then is Docker's policy."""
+    (docker,) = found(DOCKER.replace(":DOCKER-USER", ":ufw-user-input - [0:0]\n:DOCKER-USER"))
+    assert docker.who == "Docker"
+    both = found(
+        UFW.replace(":ufw-user", ":DOCKER-USER - [0:0]\n:ufw-user").replace(
+            "COMMIT", "-A DOCKER-USER -j RETURN\nCOMMIT"
+        )
+    )
+    assert [neighbour.who for neighbour in both] == ["Docker and ufw"] * 2
+    assert advice(both) == ["ufw allow in on podwire0"]
 
 
 def test_a_closed_node_of_nobody_in_particular() -> None:
