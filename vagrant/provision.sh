@@ -139,19 +139,36 @@ fingerprint() {
   (cd "$here" && find "$@" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
 }
 
-# Install podwire from this checkout into a virtual environment: ensure_venv FOLDER REQUIREMENT STAMP [PIP OPTION ...]
+# Install podwire from this checkout into a virtual environment: ensure_venv FOLDER PIP REQUIREMENT STAMP [OPTION ...]
+# PIP is the virtual environment whose pip does it, FOLDER itself or another. To make one takes longer than all the rest.
 ensure_venv() {
-  local folder=$1 requirement=$2 python stamp
+  local folder=$1 pip=$2 requirement=$3 python stamp
   python=$(find_python)
-  stamp=$("$python" --version; printf '%s\n' "$3")
-  shift 3
+  stamp=$("$python" --version; printf '%s\n' "$4")
+  shift 4
   [ -x "$folder/bin/podwire" ] && [ "$(cat "$folder/.provisioned" 2>/dev/null)" = "$stamp" ] && return
   say "installing podwire and the Python libraries it needs into $folder"
-  [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
+  ensure_pip "$python" "$pip"
+  [ -x "$folder/bin/python" ] || "$python" -m venv --without-pip "$folder"
+  # pip as a program (the folder of the package): the Python that runs it is the one that it installs for.
   # --use-pep517: older versions of pip would build python-iptables in a way that they themselves call deprecated
-  quietly "$folder/bin/python" -m pip install --disable-pip-version-check --root-user-action=ignore --progress-bar off \
-    --use-pep517 "$@" "$requirement" || die "pip could not install podwire; is the package index reachable?"
+  quietly "$folder/bin/python" "$pip"/lib/python3*/site-packages/pip install --disable-pip-version-check --no-compile \
+    --root-user-action=ignore --progress-bar off --use-pep517 "$@" "$requirement" ||
+    die "pip could not install podwire; is the package index reachable?"
+  # with all cores; what cannot be compiled fails when it is imported, if ever
+  "$folder/bin/python" -m compileall -qq -j 0 "$folder/lib" || true
   printf '%s\n' "$stamp" >"$folder/.provisioned"
+}
+
+# A virtual environment with pip, for this very Python: ensure_pip PYTHON FOLDER
+ensure_pip() {
+  local stamp
+  stamp=$("$1" -c 'import sys; print(sys.version, sys.executable)')
+  [ "$(cat "$2/.pip" 2>/dev/null)" = "$stamp" ] && return
+  rm -rf "$2"  # it is of another Python, or was cut short
+  quietly "$1" -m venv "$2" || die "cannot make a virtual environment in $2"
+  sync -f "$2"
+  printf '%s\n' "$stamp" >"$2/.pip"
 }
 
 # podwire of this checkout, complete and current.
@@ -163,7 +180,7 @@ ensure_release() {
   [ -f "$release/.provisioned" ] || rm -rf "$release"  # an earlier run was cut short
   [ -z "$offline" ] || options=(--no-index --find-links "$(realpath "$offline")/wheels")
   mkdir -p "$prefix/releases"
-  ensure_venv "$release" "$here" "$(fingerprint "${recipe[@]}" "${code[@]}")" "${options[@]}"
+  ensure_venv "$release" "$prefix/pip" "$here" "$(fingerprint "${recipe[@]}" "${code[@]}")" "${options[@]}"
   sync -f "$release"  # before anything refers to it
   turn_link "releases/${release##*/}" "$prefix/current"
   restart_needed=yes
@@ -274,11 +291,9 @@ download() {
 }
 
 download_wheels() {
-  local python
   ensure_system "${packages[@]}"
   say "fetching Python libraries into $1/wheels"
-  python=$(find_python)
-  quietly "$python" -m venv "$1/.venv"
+  ensure_pip "$(find_python)" "$1/.venv"
   quietly "$1/.venv/bin/python" -m pip wheel --disable-pip-version-check --progress-bar off --use-pep517 \
     --wheel-dir "$1/wheels" "$here" hatchling || die "pip could not fetch the libraries; is the network up?"
   rm -rf "$1/.venv" "$1"/wheels/podwire-*.whl  # podwire itself is built from the checkout
@@ -305,7 +320,7 @@ main() {
   case "${1:-}" in
     --development)
       ensure_system "${packages[@]}" "${test_packages[@]}"
-      ensure_venv "$here/.venv" "${here}[dev]" "$(fingerprint "${recipe[@]}")" --editable
+      ensure_venv "$here/.venv" "$here/.venv" "${here}[dev]" "$(fingerprint "${recipe[@]}")" --editable
       ;;
     --download) download "$(folder_of "$@")" ;;
     --offline)

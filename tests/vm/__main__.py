@@ -1,12 +1,13 @@
 """``./run test-vm``: podwire on a machine of its own, from the bare distribution to nothing left of podwire.
 
-Debian 12 is installed into a folder, provisioned by ``vagrant/provision.sh`` in a chroot, and made the disk of a
+Debian is installed into a folder, provisioned by ``vagrant/provision.sh`` in a chroot, and made the disk of a
 virtual machine that QEMU boots: its own kernel, systemd as process 1, pure cgroup v2. The machine has no network card.
 What is asked of it, and what it answers, crosses a serial line (``guest``).
 
 Everything happens in a process namespace and a mount namespace made for the run, on a tmpfs that only they see: when
-the first process of the run ends, however it ends, the kernel takes away QEMU, the chroot's mounts and all files. The
-outer process, which made them, looks for what might be left all the same.
+the first process of the run ends, however it ends, the kernel takes away QEMU, the chroot's mounts and all files. It
+ends with the outer process, which made it, even if that is killed; and where the outer process lives on, it looks for
+what might be left all the same.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import sys
 from pathlib import Path
 
 from tests.leaks import assert_no_leaks
+from tests.vm.root import SUITES
 
 REPOSITORY = Path(__file__).parents[2]
 LIMIT = {False: 1800.0, True: 900.0}  # seconds, by --quick: a machine that takes longer hangs
-TOOLS = ("qemu-system-x86_64", "debootstrap", "mkfs.ext4", "unshare", "chroot")
+TOOLS = ("qemu-system-x86_64", "debootstrap", "mkfs.ext4", "setpriv", "unshare", "chroot")
 WORK = Path("/mnt")  # ours alone: in the mount namespace of the run a tmpfs lies on it
 
 
@@ -32,7 +34,7 @@ def main() -> int:
     if options.inside:
         from tests.vm.session import run_session
 
-        return run_session(WORK, quick=options.quick, cache=options.cache)
+        return run_session(WORK, SUITES[options.suite], quick=options.quick, cache=options.cache)
     _require(os.getuid() == 0, "root is needed: sudo ./run test-vm")
     for tool in TOOLS:
         _require(shutil.which(tool) is not None, f"{tool} is missing; './run test-vm' installs what is needed")
@@ -47,6 +49,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         prog="./run test-vm", description="Boot a node on a machine of its own, and test it."
     )
     parser.add_argument("--quick", action="store_true", help="boot, smoke test and power cut only")
+    parser.add_argument("--suite", choices=list(SUITES), default="bookworm", help="which Debian (default: bookworm)")
     parser.add_argument("--cache", action="store_true", help="keep the bare Debian under .cache/ for the next run")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -56,7 +59,19 @@ def _run_apart(argv: list[str], *, limit: float) -> int:
     """This program again, in namespaces of its own; its exit code. Nothing of it outlives this function."""
     mount = f'mount -t tmpfs -o mode=0755,size=75% vm {WORK} && exec "$@"'
     inner = (sys.executable, "-m", "tests.vm", "--inside", *argv)
-    apart = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child")
+    apart = (
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "--kill-child",
+    )
     process = subprocess.Popen((*apart, "sh", "-c", mount, "sh", *inner), cwd=REPOSITORY, stdin=subprocess.DEVNULL)
     try:
         return process.wait(limit)
@@ -67,7 +82,7 @@ def _run_apart(argv: list[str], *, limit: float) -> int:
         process.wait(30)  # Ctrl-C reaches the whole group: let it say how far it got
         return 130
     finally:
-        process.kill()  # with it goes process 1 of the namespace (--kill-child), and with that all the others
+        process.kill()  # with it (by exec it is unshare) goes the namespace's process 1 (--kill-child), and all others
         process.wait()
 
 

@@ -7,7 +7,7 @@ import binascii
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +89,11 @@ class Guest:
         words = {"address": address, "port": port, "path": path, "netns": netns, "times": times}
         (frame,) = self._ask("fetch", 10.0 * times + GRACE, **words)
         return [Answer(*answer) for answer in frame["answers"]]
+
+    def reach(self, targets: Mapping[str, tuple[str, int]], *, netns: str) -> set[str]:
+        """The names of those addresses and TCP ports that accept a connection from a network namespace."""
+        (frame,) = self._ask("reach", GRACE, netns=netns, targets=list(targets.values()))
+        return {name for name, reached in zip(targets, frame["reached"], strict=True) if reached}
 
     @contextmanager
     def knocking(self, address: str, port: int, *, netns: str) -> Iterator[Knocks]:

@@ -61,6 +61,7 @@ class Machine:
         self._process: subprocess.Popen[bytes] | None = None
         self._guest: Guest | None = None
         self._boot = ""
+        self.boot_seconds = 0.0  # that the latest start took, from power to the agent's first word
         self.console, self.messages = folder / "console.log", folder / "qemu.log"
 
     @property
@@ -85,8 +86,10 @@ class Machine:
         argv = tuple(word for word in argv if word != "-no-reboot")
         with self.messages.open("ab") as messages:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages)
+        begin = time.monotonic()
         self._guest = Guest(self._await_line(line))
         self._boot = self._guest.await_boot(after=self._boot)
+        self.boot_seconds = time.monotonic() - begin
 
     def _await_line(self, line: Path) -> Path:
         """QEMU waits until somebody listens, so that no word is lost."""

@@ -79,10 +79,11 @@ class Node:
     def guest(self) -> Guest:
         return self._machine.guest
 
-    def await_ready(self) -> None:
-        """The unit is active: it has said READY=1. It must not have died on the way."""
+    def await_ready(self, *, restarts: int = 0) -> None:
+        """The unit is active: it has said READY=1. ``restarts``: how often it must have died since it was started."""
         eventually(lambda: self.property("ActiveState") == "active", what=f"{UNIT} is active")
-        require(self.property("NRestarts") == "0", f"{UNIT} has died on the way and was started again")
+        found = int(self.property("NRestarts"))
+        require(found == restarts, f"{UNIT} has died on the way: it was started again {found} times, not {restarts}")
 
     def property(self, name: str) -> str:
         return self.guest.run(f"systemctl show --property={name} --value {UNIT}").strip()
@@ -102,6 +103,12 @@ class Node:
     def pods(self) -> list[Object]:
         found: list[Object] = self.request("GET", f"{CORE}/pods?labelSelector=app%3Dweb")["items"]
         return found
+
+    def netns_of(self, pod: Object) -> str:
+        """The name of its network namespace, as ``ip netns`` shows it."""
+        found = self.guest.run(f"ls /run/netns | grep -e ^podwire-{pod['metadata']['uid'][:8]}-").split()
+        require(len(found) == 1, f"pod {pod['metadata']['name']} has the network namespaces {found}")
+        return found[0]
 
     def containers(self) -> set[tuple[str, str, int]]:
         """Pod, container id and count of restarts: the same only if it is the same process."""

@@ -1,8 +1,8 @@
-"""From nothing to a disk: Debian 12 in a folder, podwire put there by ``vagrant/provision.sh``, made an ext4 image.
+"""From nothing to a disk: Debian in a folder, podwire put there by ``vagrant/provision.sh``, made an ext4 image.
 
-What podwire needs is brought along as it would be to a machine without network: Python libraries as wheels made here,
-and the system packages that ``provision.sh --download`` fetches in the chroot. So provisioning itself runs offline, in
-the chroot as in an upgrade on the machine later on.
+What podwire needs is brought along as it would be to a machine without network: Python libraries (``wheels``), and the
+system packages that ``provision.sh --download`` fetches in the chroot. So provisioning itself runs offline, in the
+chroot as in an upgrade on the machine later on.
 
 The kernel's package is unpacked, not installed: it would make an initial RAM disk, which takes a minute that this
 machine has no use for (``machine``).
@@ -14,23 +14,40 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.vm.progress import Progress, StepFailed, require
 
 REPOSITORY = Path(__file__).parents[2]
-SUITE, PYTHON = "bookworm", (3, 11)  # Debian 12, and its Python
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 BASE = ("systemd-sysv", "udev", "dbus", "kmod", "ca-certificates", "apt-utils")
 KERNEL = "linux-image-cloud-amd64"
 DISK = 3  # GiB, mostly holes
 CHECKOUT, OFFLINE, NEWER = "srv/podwire", "srv/offline", "srv/newer"  # folders in the machine
+# Who else may be on a machine, switched off until the test turns to them. busybox: what a container of Docker's is of.
+NEIGHBOURS = ("docker.io", "apparmor", "ufw", "firewalld", "dnsmasq", "systemd-resolved", "busybox-static")
+NEIGHBOURS_UNITS = ("apparmor.service", "docker.service", "docker.socket", "containerd.service", "ufw.service",
+                    "firewalld.service", "dnsmasq.service", "systemd-resolved.service")  # fmt: skip
 NEEDED = ("python3", "iproute2", "iptables", "nftables", "ipset", "procps")  # by the agent and by the last step
 AGENT = "usr/local/lib/vm-test"
 LEFT_OUT = (".git", ".venv", ".cache", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A release of Debian: its code name, what people call it, and the version of its Python."""
+
+    name: str
+    title: str
+    python: tuple[int, int]
+
+
+SUITES = {
+    suite.name: suite for suite in (Suite("bookworm", "Debian 12", (3, 11)), Suite("trixie", "Debian 13", (3, 13)))
+}
 
 
 def command(*argv: str | Path, limit: float = 300.0, environment: dict[str, str] | None = None) -> str:
@@ -46,15 +63,15 @@ def command(*argv: str | Path, limit: float = 300.0, environment: dict[str, str]
     return done.stdout
 
 
-def install_debian(root: Path, *, cache: Path | None, progress: Progress) -> None:
+def install_debian(root: Path, suite: Suite, *, cache: Path | None, progress: Progress) -> None:
     """The bare distribution. ``cache``: a folder in which it is kept for the next run."""
-    tarball = cache / f"{SUITE}.tar" if cache else None
+    tarball = cache / f"{suite.name}.tar" if cache else None
     if tarball and tarball.exists():
         progress.note(f"from {tarball}")
         root.mkdir()
         command("tar", "-xf", tarball, "-C", root)
         return
-    command("debootstrap", "--variant=minbase", f"--include={','.join(BASE)}", SUITE, root, MIRROR, limit=900)
+    command("debootstrap", "--variant=minbase", f"--include={','.join(BASE)}", suite.name, root, MIRROR, limit=900)
     (root / "etc/apt/apt.conf.d/90vm-test").write_text('Acquire::Languages "none";\n')
     progress.note("the kernel")
     _unpack_kernel(root)
@@ -68,7 +85,7 @@ def _unpack_kernel(root: Path) -> None:
     chroot(root, "apt-get", "-q", "update")
     found = re.search(r"Depends: (linux-image-\S+)", chroot(root, "apt-cache", "depends", KERNEL))
     if found is None:
-        raise StepFailed(f"{KERNEL} names no kernel; what does 'apt-cache depends {KERNEL}' say on Debian 12?")
+        raise StepFailed(f"{KERNEL} names no kernel; what does 'apt-cache depends {KERNEL}' say?")
     # /lib is a symbolic link to a folder, which dpkg knows and tar has to be told
     unpack = "dpkg-deb --fsys-tarfile *.deb | tar -x --keep-directory-symlink -C / && rm *.deb"
     chroot(root, "sh", "-c", f"cd /tmp && apt-get -q download {found[1]} && {unpack}")
@@ -93,6 +110,17 @@ def chroot(root: Path, *argv: str, limit: float = 300.0) -> str:
     return command("chroot", root, *clean, *argv, limit=limit)
 
 
+def install_neighbours(root: Path) -> None:
+    """What was on the machine before podwire came: firewalls, name servers, Docker; none of them started at boot."""
+    packages = ("apt-get", "-qq", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0", "install", *NEIGHBOURS)
+    with _mounted(root):
+        chroot(root, *packages, limit=600)
+    chroot(root, "systemctl", "disable", "--quiet", *NEIGHBOURS_UNITS)
+    names = root / "etc/resolv.conf"
+    names.unlink(missing_ok=True)  # systemd-resolved has made it a link to where it would keep it
+    shutil.copy("/etc/resolv.conf", names)
+
+
 def bring_along(root: Path, *, wheels: Path) -> None:
     """This checkout, a newer one, what both need, and the test's own agent."""
     for folder in (CHECKOUT, NEWER):
@@ -114,15 +142,6 @@ def _bump_version(tree: Path) -> None:
     text, count = re.subn(r'(?m)^version = "(.*)"$', r'version = "\1.post1"', project.read_text(), count=1)
     require(count == 1, f"{project}: no version to change")
     project.write_text(text)
-
-
-def make_wheels(folder: Path) -> None:
-    """python-iptables has to be compiled, and the bare machine has no compiler."""
-    require(sys.version_info[:2] == PYTHON, f"the wheels are for Python {PYTHON}, so test-vm must run with it")
-    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--use-pep517")
-    command(*pip, "--wheel-dir", folder, REPOSITORY, "hatchling", limit=600)
-    for wheel in folder.glob("podwire-*.whl"):
-        wheel.unlink()  # it is built from the checkout, there
 
 
 def provision(root: Path, progress: Progress) -> None:

@@ -10,19 +10,25 @@ from pathlib import Path
 from tests.vm import root
 from tests.vm.machine import Machine, find_accelerator
 from tests.vm.node import Node
-from tests.vm.progress import Progress, StepFailed
-from tests.vm.steps import STEPS, Scene
+from tests.vm.progress import Progress, StepFailed, require
+from tests.vm.root import Suite
+from tests.vm.scene import Scene
+from tests.vm.steps import STEPS
+from tests.vm.wheels import complete_wheels, make_wheels
 
 CACHE = Path(__file__).parents[2] / ".cache" / "vm"
 
 
-def run_session(work: Path, *, quick: bool, cache: bool) -> int:
+def run_session(work: Path, suite: Suite, *, quick: bool, cache: bool) -> int:
     """The exit code. ``work``: an empty folder that nobody else uses, which is taken away afterwards by others."""
     progress = Progress()
     steps = [step for step in STEPS if step.quick or not quick]
     machine: Machine | None = None
     try:
-        machine = _build(work, progress, cache=CACHE if cache else None)
+        if not quick:
+            with progress.step("vagrant validate: one node, three nodes"):
+                _validate_vagrantfile(work / "vagrant")
+        machine = _build(work, suite, progress, cache=CACHE if cache else None, alone=quick)
         with progress.step("boot"):
             machine.power_on()
         scene = Scene(machine, Node(machine), progress)
@@ -46,13 +52,27 @@ def run_session(work: Path, *, quick: bool, cache: bool) -> int:
     return 1 if progress.failed else 0
 
 
-def _build(work: Path, progress: Progress, *, cache: Path | None) -> Machine:
+def _validate_vagrantfile(home: Path) -> None:
+    """With libvirt's settings, as Debian has that provider. ``home``: where Vagrant keeps what it writes."""
+    places = {"VAGRANT_CWD": str(root.REPOSITORY), "VAGRANT_HOME": str(home), "VAGRANT_DOTFILE_PATH": str(home / "dot")}
+    settings = {"VAGRANT_DEFAULT_PROVIDER": "libvirt", "VAGRANT_CHECKPOINT_DISABLE": "1"}
+    for nodes in ("1", "3"):
+        said = root.command("vagrant", "validate", environment={**places, **settings, "NODES": nodes})
+        require("validated successfully" in said, f"vagrant validate with NODES={nodes} says:\n{said}")
+
+
+def _build(work: Path, suite: Suite, progress: Progress, *, cache: Path | None, alone: bool) -> Machine:
+    """``alone``: without those whom podwire may have to get along with."""
     folder = work / "root"
     with ThreadPoolExecutor() as pool:
-        with progress.step("a bare Debian 12, and wheels for podwire"):
-            wheels = pool.submit(root.make_wheels, work / "wheels")
-            root.install_debian(folder, cache=cache, progress=progress)
+        with progress.step(f"a bare {suite.title}, and wheels for podwire"):
+            wheels = pool.submit(make_wheels, work / "wheels", suite)
+            root.install_debian(folder, suite, cache=cache, progress=progress)
             wheels.result()
+            complete_wheels(work / "wheels", folder)
+            if not alone:
+                progress.note(f"neighbours: {' '.join(root.NEIGHBOURS)}")
+                root.install_neighbours(folder)
         with progress.step("provision.sh in a chroot"):
             probe = pool.submit(find_accelerator, root.kernel_of(folder))
             root.bring_along(folder, wheels=work / "wheels")

@@ -6,26 +6,17 @@ connections experience.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
 
 from tests.vm import root
-from tests.vm.machine import Machine
-from tests.vm.node import (
-    CORE,
-    GATEWAY,
-    NODE_IP,
-    NODE_PORT,
-    OUTSIDE,
-    OUTSIDE_IP,
-    PATIENCE,
-    UNIT,
-    Node,
-    Object,
-    eventually,
-)
-from tests.vm.progress import Progress, require
+from tests.vm.guest import Knocks
+from tests.vm.neighbours import docker, firewalls, leave_port_53, take_port_53
+from tests.vm.node import CORE, GATEWAY, NODE_IP, NODE_PORT, OUTSIDE, OUTSIDE_IP, PATIENCE, UNIT, Object, eventually
+from tests.vm.progress import require
+from tests.vm.scene import Scene, Step
 
+IMPATIENT = 15  # seconds: WatchdogSec= for the step that needs it
+FINAL_KILL = 80.0  # seconds; systemd waits 90 for processes that are deaf to SIGTERM (DefaultTimeoutStopSec=)
 BURST, CUT_AFTER = 60, 20  # Services that a client wants to create; acknowledgements after which the power goes
 CONFIG = "/etc/podwire/config.yaml"
 SHOW_ADDRESSES = "import json; print(*json.load(open('/var/lib/podwire/ipam.json'))['allocated'].values())"
@@ -33,25 +24,6 @@ CHECK_STORE = (
     "import sqlite3; store = sqlite3.connect('/var/lib/podwire/store.db');"
     " print(*store.execute('pragma integrity_check').fetchone())"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    machine: Machine
-    node: Node
-    progress: Progress
-
-    def run(self, script: str, *, timeout: float = 60.0) -> str:
-        return self.machine.guest.run(script, timeout=timeout)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """``quick``: also part of ``./run test-vm --quick``."""
-
-    title: str
-    act: Callable[[Scene], None]
-    quick: bool = False
 
 
 def service_is_ready(scene: Scene) -> None:
@@ -113,22 +85,10 @@ def traffic(scene: Scene) -> None:
         scene.node.request("DELETE", f"{CORE}/services/{name}")
 
 
-def both_variants(scene: Scene) -> None:
-    """Services in either kind of iptables, and nothing left in the other."""
-    for variant, other in (("legacy", "nft"), ("nft", "legacy")):
-        scene.progress.note(f"iptables_variant: {variant}")
-        scene.run(f"sed -i '/^iptables_variant:/d' {CONFIG}; echo 'iptables_variant: {variant}' >>{CONFIG}")
-        scene.node.systemctl("restart")
-        scene.node.await_ready()
-        scene.node.await_workload()
-        for kind, expected in ((variant, True), (other, False)):
-            found = int(scene.run(f"iptables-{kind}-save 2>/dev/null | grep -c -e KUBE- -e PODWIRE || true"))
-            require(bool(found) == expected, f"with {variant}, there are {found} rules of podwire in iptables-{kind}")
-    scene.run(f"sed -i '/^iptables_variant:/d' {CONFIG}")
-
-
 def stop_and_start(scene: Scene) -> None:
-    """A stopped service leaves pods and rules; a started one adopts them."""
+    """A stopped service leaves pods and rules; a started one adopts them, even if somebody has taken its port 53
+    meanwhile.
+    """
     before = scene.node.containers()
     address = scene.node.services()["web"]["spec"]["clusterIP"]
     with scene.machine.guest.knocking(NODE_IP, NODE_PORT, netns=OUTSIDE) as knocks:
@@ -136,24 +96,109 @@ def stop_and_start(scene: Scene) -> None:
         require(scene.run("pgrep -fc 'agent[.]supervisor' || true").strip() == "0", "podwire's processes still run")
         answers = scene.machine.guest.fetch(address, 80, times=10)
         require(all(answer.status == 200 for answer in answers), f"while podwire is stopped: {answers}")
-        scene.node.systemctl("start")
-        scene.node.await_ready()
+        take_port_53(scene)
+        _be_impatient(scene)
+        scene.node.systemctl("start --no-block")
+        leave_port_53(scene)
         scene.node.await_workload()
+    _nobody_noticed(scene, knocks, before)
+
+
+def _be_impatient(scene: Scene) -> None:
+    """From the next start on systemd's watchdog wants to hear from podwire more often, for the next step."""
+    folder = f"/run/systemd/system/{UNIT}.d"
+    scene.run(f"mkdir {folder} && printf '[Service]\\nWatchdogSec={IMPATIENT}\\n' >{folder}/impatient.conf")
+    scene.run("systemctl daemon-reload")
+
+
+def _nobody_noticed(scene: Scene, knocks: Knocks, before: set[tuple[str, str, int]]) -> None:
+    """``before``: the containers."""
     require(not knocks.failures, f"connections failed meanwhile: {knocks.failures}")
     scene.progress.note(f"{knocks.answered} requests meanwhile, all answered")
     require(scene.node.containers() == before, f"pods were not adopted: {before} became {scene.node.containers()}")
 
 
+def hang(scene: Scene) -> None:
+    """systemd ends a supervisor that hangs, and starts it again; pods and connections know nothing of it."""
+    before = scene.node.containers()
+    with scene.guest.knocking(NODE_IP, NODE_PORT, netns=OUTSIDE) as knocks:
+        scene.run(f"kill -STOP {scene.node.property('MainPID')}")
+        eventually(lambda: scene.node.property("NRestarts") == "1", what="systemd has noticed", seconds=IMPATIENT * 6)
+        scene.node.await_ready(restarts=1)
+        scene.node.await_workload()
+    _nobody_noticed(scene, knocks, before)
+    scene.run(f"rm -r /run/systemd/system/{UNIT}.d && systemctl daemon-reload")
+
+
+def other_variant(scene: Scene) -> None:
+    """Services move into the other kind of iptables' tables, and nothing is left in these."""
+    _choose_variant(scene, "legacy")
+    scene.node.systemctl("restart")
+    scene.node.await_ready()
+    _check_variant(scene, "legacy", empty="nft")
+
+
+def _choose_variant(scene: Scene, variant: str) -> None:
+    """From the next start on."""
+    scene.run(f"sed -i '/^iptables_variant:/d' {CONFIG}; echo 'iptables_variant: {variant}' >>{CONFIG}")
+
+
+def _check_variant(scene: Scene, variant: str, *, empty: str) -> None:
+    scene.node.await_workload()
+    for kind, expected in ((variant, True), (empty, False)):
+        found = int(scene.run(f"iptables-{kind}-save 2>/dev/null | grep -c -e KUBE- -e PODWIRE || true"))
+        require(bool(found) == expected, f"with {variant}, there are {found} rules of podwire in iptables-{kind}")
+
+
+# What a person runs: `sh` as process 1 of a container is deaf to SIGTERM; the hook shows that podwire speaks first.
+DEAF: Object = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "deaf"},
+    "spec": {
+        "terminationGracePeriodSeconds": 5,
+        "volumes": [{"name": "out", "hostPath": {"path": "/srv"}}],
+        "containers": [
+            {
+                "name": "deaf",
+                "image": "sh",
+                "command": ["sh", "-c", "while :; do sleep 1; done"],
+                "volumeMounts": [{"name": "out", "mountPath": "/out"}],
+                "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo bye >/out/hook"]}}},
+            }
+        ],
+    },
+}
+
+
 def reboot(scene: Scene) -> None:
-    """Objects, addresses and ports are what they were; pods are started again and served."""
+    """Pods are ended in their own time, and no later. Objects, addresses and ports are what they were; pods are started
+    again and served.
+    """
+    scene.node.request("POST", f"{CORE}/pods", DEAF, expect=201)
+    eventually(lambda: _is_ready(scene, "deaf"), what="pod deaf is ready")
     before = _identities(scene.node.services())
     pods = {pod["metadata"]["name"] for pod in scene.node.pods()}
+    begin = time.monotonic()
     scene.machine.reboot()
+    seconds = time.monotonic() - begin
+    scene.progress.note(
+        f"down and up again in {seconds:.0f} s, of which {scene.machine.boot_seconds:.0f} s are a start"
+    )
+    require(seconds < scene.machine.boot_seconds + FINAL_KILL, "a container has kept the machine from rebooting")
+    require(scene.run("cat /srv/hook && rm /srv/hook") == "bye\n", "a preStop hook was not run")
     scene.node.await_ready()
+    eventually(lambda: _is_ready(scene, "deaf"), what="pod deaf is ready again")
+    scene.node.request("DELETE", f"{CORE}/pods/deaf")
     require(_identities(scene.node.services()) == before, "Services differ from those before the reboot")
     require({pod["metadata"]["name"] for pod in scene.node.pods()} == pods, "pods differ from those before the reboot")
     scene.node.await_workload()
     scene.node.check_discovery()
+
+
+def _is_ready(scene: Scene, pod: str) -> bool:
+    conditions = scene.node.request("GET", f"{CORE}/pods/{pod}")["status"].get("conditions", [])
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
 
 
 def power_cut(scene: Scene) -> None:
@@ -206,28 +251,32 @@ def _check_leases(scene: Scene) -> None:
 
 
 def upgrade(scene: Scene) -> None:
-    """A newer version is installed while clients are served: none notices."""
+    """A newer version is installed while clients are served: none notices. Nor do they if the variant of iptables is
+    another from then on.
+    """
+    _choose_variant(scene, "nft")
     before, old = scene.node.containers(), scene.run("/opt/podwire/bin/podwire version", timeout=PATIENCE)
     with scene.machine.guest.knocking(NODE_IP, NODE_PORT, netns=OUTSIDE) as knocks:
         said = scene.run(f"/{root.NEWER}/vagrant/provision.sh --offline /{root.OFFLINE}", timeout=600)
         scene.node.await_ready()
         scene.node.await_workload()
-    require(not knocks.failures, f"connections failed during the upgrade: {knocks.failures}\n{said}")
-    scene.progress.note(f"{knocks.answered} requests meanwhile, all answered")
+    _nobody_noticed(scene, knocks, before)
     new = scene.run("/opt/podwire/bin/podwire version", timeout=PATIENCE)
     require(new.count(".post1") > old.count(".post1"), f"this is not the newer version:\n{new}\n{said}")
-    require(scene.node.containers() == before, f"pods were not adopted: {before} became {scene.node.containers()}")
+    _check_variant(scene, "nft", empty="legacy")
 
 
 def uninstall(scene: Scene) -> None:
-    """Nothing is left of podwire: in the kernel, of processes, in the file system, of packages."""
+    """Nothing is left of podwire: in the kernel, of processes, in the file system, of packages. What others need is."""
     said = scene.run(f"/{root.NEWER}/vagrant/uninstall.sh", timeout=300)
     for what, script in LEFTOVERS.items():
         found = scene.run(script)
         require(not found.strip(), f"left over, {what}:\n{found}\nuninstall.sh said:\n{said}")
+    scene.run(OTHERS)
 
 
 # What each prints would be left over. The packages that these need stay, since the package vm-test needs them.
+OTHERS = "docker --version && runc --version && ufw version && firewall-offline-cmd --version"
 LEFTOVERS = {
     "rules": "for v in nft legacy; do iptables-$v-save; ip6tables-$v-save; done 2>/dev/null"
     " | grep -i -e kube -e podwire || true",
@@ -242,7 +291,7 @@ LEFTOVERS = {
     "files": "find / -xdev -name '*podwire*' -not -path '/srv/*' -not -path '/proc/*'",
     "units": "systemctl list-unit-files --no-legend '*podwire*' || true"
     "; ls /etc/systemd/system/*/ | grep podwire || true",
-    "packages": "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' runc conmon conntrack python3-venv 2>/dev/null"
+    "packages": "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' conmon conntrack python3-venv 2>/dev/null"
     " | grep ^ii || true; apt-get -s autoremove | grep ^Remv || true",
     "forwarding": "grep -v 0 /proc/sys/net/ipv4/ip_forward || true",
 }
@@ -252,10 +301,13 @@ STEPS = (
     Step("containers in cgroup v2, with their limits", cgroups, quick=True),
     Step("smoke.sh: the document's Services, names, exec", smoke_test, quick=True),
     Step("policies: affinity, client addresses, no endpoints", traffic, quick=True),
-    Step("stop leaves pods and rules, start adopts them", stop_and_start),
-    Step("both variants of iptables", both_variants),
+    Step("stop leaves pods, start adopts them; port 53 taken", stop_and_start),
+    Step("a supervisor that hangs is started again", hang),
+    Step("ufw, firewalld: what pods reach is what the check says", firewalls),
+    Step("Docker: its containers and pods reach each other", docker),
+    Step("legacy tables from now on", other_variant),
     Step("reboot: objects, addresses, pods, Services are back", reboot),
     Step("power cut: nothing acknowledged is lost", power_cut, quick=True),
-    Step("upgrade in place: no connection fails", upgrade),
+    Step("upgrade in place, to nft tables: no connection fails", upgrade),
     Step("uninstall: nothing is left", uninstall),
 )

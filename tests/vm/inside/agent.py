@@ -18,6 +18,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -34,6 +35,7 @@ OUTPUT_LIMIT = 200_000  # bytes of a command's output that are sent: its end
 PKI = Path("/var/lib/podwire/pki")
 API_PORT = 6443
 KNOCK_PAUSE = 0.25  # seconds between two connections of a Knocker
+REACH_PATIENCE = 4.0  # seconds until what has not been answered counts as dropped
 Frame = dict[str, Any]
 Got = tuple[int, str, str]
 
@@ -152,6 +154,22 @@ def get(address: str, port: int, path: str) -> Got:
         connection.close()
 
 
+def reach(netns: str, targets: list[tuple[str, int]]) -> Iterator[Frame]:
+    """Which of these addresses and TCP ports accept a connection from a network namespace; all are tried at once."""
+    with concurrent.futures.ThreadPoolExecutor(len(targets)) as pool:
+        reached = list(pool.map(lambda target: _accepts(netns, *target), targets))
+    yield {"last": True, "reached": reached}
+
+
+def _accepts(netns: str, address: str, port: int) -> bool:
+    enter(netns)
+    try:
+        socket.create_connection((address, port), timeout=REACH_PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
 class Knocker(threading.Thread):
     """A client that opens a connection, asks, closes, and again, until it is told to stop; and one more connection that
     stays open all the time and is asked in between.
@@ -208,7 +226,7 @@ def stop_knocking() -> Iterator[Frame]:
 
 
 OPERATIONS: dict[str, Callable[..., Iterator[Frame]]] = {
-    operation.__name__: operation for operation in (run, api, create_all, fetch, knock, stop_knocking)
+    operation.__name__: operation for operation in (run, api, create_all, fetch, reach, knock, stop_knocking)
 }
 
 if __name__ == "__main__":
