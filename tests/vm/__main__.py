@@ -4,10 +4,8 @@ Debian is installed into a folder, provisioned by ``vagrant/provision.sh`` in a 
 virtual machine that QEMU boots: its own kernel, systemd as process 1, pure cgroup v2. The machine has no network card.
 What is asked of it, and what it answers, crosses a serial line (``guest``).
 
-Everything happens in a process namespace and a mount namespace made for the run, on a tmpfs that only they see: when
-the first process of the run ends, however it ends, the kernel takes away QEMU, the chroot's mounts and all files. It
-ends with the outer process, which made it, even if that is killed; and where the outer process lives on, it looks for
-what might be left all the same.
+Everything happens apart from the rest of this machine (``apart``): when the run ends, however it ends, the kernel takes
+away QEMU, the chroot's mounts and all files. The outer process looks for what might be left all the same.
 """
 
 from __future__ import annotations
@@ -15,18 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
-import subprocess
 import sys
-from pathlib import Path
 
 from tests.leaks import assert_no_leaks
+from tests.vm.apart import WORK, run_apart
 from tests.vm.root import SUITES
 
-REPOSITORY = Path(__file__).parents[2]
 LIMIT = {False: 1800.0, True: 900.0}  # seconds, by --quick: a machine that takes longer hangs
 TOOLS = ("qemu-system-x86_64", "debootstrap", "mkfs.ext4", "setpriv", "unshare", "chroot")
-WORK = Path("/mnt")  # ours alone: in the mount namespace of the run a tmpfs lies on it
 
 
 def main() -> int:
@@ -39,9 +33,8 @@ def main() -> int:
     for tool in TOOLS:
         _require(shutil.which(tool) is not None, f"{tool} is missing; './run test-vm' installs what is needed")
     _require(WORK.is_dir(), f"{WORK} is missing: make the folder")
-    signal.signal(signal.SIGTERM, _interrupt)
     with assert_no_leaks(tag="vm-test"):
-        return _run_apart(sys.argv[1:], limit=LIMIT[options.quick])
+        return run_apart((sys.executable, "-m", "tests.vm", "--inside", *sys.argv[1:]), limit=LIMIT[options.quick])
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -53,41 +46,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--cache", action="store_true", help="keep the bare Debian under .cache/ for the next run")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
-
-
-def _run_apart(argv: list[str], *, limit: float) -> int:
-    """This program again, in namespaces of its own; its exit code. Nothing of it outlives this function."""
-    mount = f'mount -t tmpfs -o mode=0755,size=75% vm {WORK} && exec "$@"'
-    inner = (sys.executable, "-m", "tests.vm", "--inside", *argv)
-    apart = (
-        "setpriv",
-        "--pdeathsig",
-        "KILL",
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        "--pid",
-        "--fork",
-        "--mount-proc",
-        "--kill-child",
-    )
-    process = subprocess.Popen((*apart, "sh", "-c", mount, "sh", *inner), cwd=REPOSITORY, stdin=subprocess.DEVNULL)
-    try:
-        return process.wait(limit)
-    except subprocess.TimeoutExpired:
-        print(f"vm: not done after {limit:g} s, so it hangs: ended", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        process.wait(30)  # Ctrl-C reaches the whole group: let it say how far it got
-        return 130
-    finally:
-        process.kill()  # with it (by exec it is unshare) goes the namespace's process 1 (--kill-child), and all others
-        process.wait()
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _require(holds: bool, otherwise: str) -> None:
