@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 
 Work = Coroutine[None, None, None]
 
+OWN = frozenset({"agent", "netns", "rules", "dnsserver"})  # our packages
+
 
 def run_until_told(work: Work, *, farewell: Callable[[], Work] | None = None) -> None:
     """Run ``work`` in an event loop; SIGTERM and SIGINT cancel it, which is a good end. Its failure is raised.
@@ -46,3 +48,12 @@ def resolve_reason(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(dict.fromkeys(resolve_reason(inner) for inner in error.exceptions))
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_explained(error: BaseException) -> bool:
+    """Is it of one of our own families, which are worded for people: what, where, what to do? A traceback then says
+    nothing more. Of a group of exceptions, all must be.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_explained(inner) for inner in error.exceptions)
+    return type(error).__module__.partition(".")[0] in OWN

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from agent.config import Config, read_resolved
-from agent.lifetime import resolve_reason, run_until_told
+from agent.lifetime import is_explained, resolve_reason, run_until_told
 from agent.supervisor.child import SHUTDOWN, TICK
 from agent.telemetry import setup_logging
 
@@ -85,8 +85,9 @@ def main() -> int:
     try:
         _run(role, config_file)
     except Exception as error:
-        log.exception("%s failed", role)
-        _say(f"failed {resolve_reason(error)}")
+        reason = resolve_reason(error)
+        log.error("%s failed: %s", role, reason, exc_info=log.isEnabledFor(logging.DEBUG) or not is_explained(error))
+        _say(f"failed {reason}")
         return 1
     return 0
 

@@ -8,7 +8,9 @@ import signal
 
 import pytest
 
-from agent.lifetime import run_until_told
+from agent.kube.client import KubeError
+from agent.lifetime import is_explained, run_until_told
+from dnsserver.server import BindError
 
 said: list[str] = []
 
@@ -73,3 +75,17 @@ def test_work_that_ends_during_the_farewell_does_not_wait_for_it() -> None:
 
     run_until_told(brief(), farewell=farewell)
     assert said == ["farewell"]
+
+
+@pytest.mark.parametrize(
+    ("error", "explained"),
+    [
+        (BindError("cannot listen on 192.0.2.1 port 53/udp"), True),
+        (KubeError("cannot list pods"), True),
+        (OSError(98, "Address already in use"), False),
+        (ExceptionGroup("all", [BindError("a"), ExceptionGroup("inner", [KubeError("b")])]), True),
+        (ExceptionGroup("all", [BindError("a"), KeyError("b")]), False),
+    ],
+)
+def test_errors_of_our_own_need_no_traceback(error: Exception, explained: bool) -> None:
+    assert is_explained(error) is explained
