@@ -10,8 +10,13 @@ the disk, as that would take longer than all else that makes a pod, and no pod r
 what they say, wherever that can be true: two sandboxes with one address cannot, and one of them gets another; what
 containers see in ``/etc`` is written again with the namespace.
 
+A sandbox has an id, which is new whenever it is made anew, so that whoever started something in it can tell whether it
+is still the same: not when it is adopted, nor when it only gets another link. It lives as long as its namespace. The id
+is on disk before the namespace is there, and after a power cut no namespace is: so an old record that comes back cannot
+pass for the present sandbox. Records of the version before have no id, which is an id as well.
+
 The namespace is called ``podwire-<first 8 of the UID>-<pod name>``, for ``ip netns exec``. A hostNetwork pod has none:
-its address is the node's.
+its address is the node's, and its sandbox lives as long as the machine is up (``boot_id``, random(4)).
 
 All kernel work happens in one thread of its own, which never leaves the node's namespace (``setns`` is per thread).
 """
@@ -23,9 +28,10 @@ import hashlib
 import ipaddress
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,7 +90,8 @@ class SandboxSpec:
 class Sandbox:
     """A sandbox that was asked for. ``netns_path`` is "" for hostNetwork; ``ready``: the kernel has all of it.
 
-    After a reboot sandboxes are listed with ``ready`` false; ``ensure`` makes them again, with the same address.
+    After a reboot sandboxes are listed with ``ready`` false; ``ensure`` makes them again, with the same address and
+    another ``id``.
     """
 
     uid: str
@@ -95,6 +102,7 @@ class Sandbox:
     etc_dir: Path
     host_network: bool = False
     ready: bool = True
+    id: str = ""
 
     def etc_mounts(self) -> tuple[Mount, ...]:
         """For each container of the pod. Writable, as upstream: it is the pod's own copy."""
@@ -106,10 +114,12 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """sandbox.json"""
+    """sandbox.json. ``boot``: of a hostNetwork pod, the boot in which it was made."""
 
     spec: SandboxSpec
     ip: str
+    id: str = ""
+    boot: str = ""
 
 
 Uids = tuple[str, ...]  # a name for a type that Sandboxes.list would hide inside the class
@@ -131,10 +141,12 @@ class Sandboxes:
         mtu: int = attach.DEFAULT_MTU,
         netns: str | Path | None = None,
         hosts_file: Path = Path("/etc/hosts"),
+        boot_file: Path = host.BOOT_ID,
     ) -> None:
         self._pods, self._addresses = pods, addresses
         self._bridge, self._cidr, self._gateway, self._node_ip, self._mtu = bridge, pod_cidr, gateway, node_ip, mtu
         self._service_cidr, self._hosts_file = service_cidr, hosts_file
+        self._boot = boot_file.read_text().strip()
         self._pool: ipam.Pool | None = None
         enter = (namespaces.enter, (netns,)) if netns is not None else (None, ())
         self._thread = ThreadPoolExecutor(1, "netlink", *enter)
@@ -178,20 +190,34 @@ class Sandboxes:
     def _ensure(self, spec: SandboxSpec) -> Sandbox:
         if not spec.host_network:
             self._loaded()  # for the first time, it may change records
-        record = self._read(spec.uid)
-        unknown = record is None  # what there is, if the record was damaged, may have another address
-        if record is None or record.spec != spec:
-            record = _Record(spec, self._node_ip if spec.host_network else self._allocate(spec.uid))
+        known = self._read(spec.uid)
+        record = self._renewed(spec, known)
+        if record != known:
             self._write(record)
         sandbox = self._sandbox(record)
-        if not spec.host_network and (unknown or not sandbox.ready):
+        # What there is, if the record was damaged, may have another address.
+        if not spec.host_network and (known is None or not sandbox.ready):
             self._connect(record)
         return self._sandbox(record)
 
+    def _renewed(self, spec: SandboxSpec, known: _Record | None) -> _Record:
+        """The record to go on with: the known one as far as its sandbox lives, else that of a new sandbox."""
+        ip = self._node_ip if spec.host_network else self._allocate(spec.uid)
+        if known is None or not self._lives(known):
+            return self._new(spec, ip)
+        return known if known.spec == spec else replace(known, spec=spec, ip=ip)
+
+    def _new(self, spec: SandboxSpec, ip: str) -> _Record:
+        return _Record(spec, ip, str(uuid.uuid4()), self._boot if spec.host_network else "")
+
+    def _lives(self, record: _Record) -> bool:
+        """Is it the sandbox that was made, or only a memory of one?"""
+        if record.spec.host_network:
+            return record.boot == self._boot
+        return namespaces.exists(namespace_name(record.spec))
+
     def _connect(self, record: _Record) -> None:
         name = namespace_name(record.spec)
-        if not namespaces.exists(name):
-            self._write(record)
         namespaces.ensure(name)
         try:
             self._attach(record)
@@ -259,17 +285,23 @@ class Sandboxes:
             folder.rmdir()
 
     def _list(self) -> tuple[Sandbox, ...]:
+        self._note_boot()
         return tuple(self._sandbox(record) for record in self._records())
+
+    def _note_boot(self) -> None:
+        """A record of the version before tells no boot: the one in which it is found must do."""
+        for record in self._records():
+            if record.spec.host_network and not record.boot:
+                self._save(replace(record, boot=self._boot))
 
     def _sandbox(self, record: _Record) -> Sandbox:
         spec = record.spec
-        ready, path = True, ""
+        ready, path = self._lives(record), ""
         if not spec.host_network:
-            name = namespace_name(spec)
-            path = str(namespaces.path_of(name))
-            ready = namespaces.exists(name) and links.index_of(link_name(spec.uid)) is not None
+            path = str(namespaces.path_of(namespace_name(spec)))
+            ready = ready and links.index_of(link_name(spec.uid)) is not None
         etc = self._pods / spec.uid / "etc"
-        return Sandbox(spec.uid, spec.namespace, spec.name, record.ip, path, etc, spec.host_network, ready)
+        return Sandbox(spec.uid, spec.namespace, spec.name, record.ip, path, etc, spec.host_network, ready, record.id)
 
     # --- on disk ------------------------------------------------------------------------------------------------------
 
@@ -297,9 +329,13 @@ class Sandboxes:
         (etc / "hosts").write_text(render_hosts(spec, record.ip, node_hosts))
         (etc / "resolv.conf").write_text(render_resolv(spec.dns))
         (etc / "hostname").write_text(spec.hostname + "\n")
-        fresh = etc.parent / "sandbox.json.new"
+        self._save(record)
+
+    def _save(self, record: _Record) -> None:
+        file = self._pods / record.spec.uid / "sandbox.json"
+        fresh = file.with_name("sandbox.json.new")
         fresh.write_bytes(msgspec.json.encode(record))
-        fresh.replace(etc.parent / "sandbox.json")
+        fresh.replace(file)
 
     def _allocate(self, uid: str) -> str:
         pool, address = ipam.allocate(self._loaded(), uid)
@@ -339,7 +375,7 @@ class Sandboxes:
             pool, address = ipam.allocate(pool, spec.uid)
             log.warning("pod %s/%s gets the address %s: %s", spec.namespace, spec.name, address, error)
         attach.detach(link_name(spec.uid))  # from now on the sandbox is not ready, until it has the new address
-        self._write(_Record(spec, address))
+        self._write(self._new(spec, address))
         return pool
 
     def _keep(self, pool: ipam.Pool) -> None:

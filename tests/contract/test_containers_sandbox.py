@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -16,7 +17,7 @@ import pytest
 from agent.kubelet.containers import Launch, Runtime
 from agent.kubelet.images import Image, load_catalogue, resolve_argv, resolve_image
 from agent.kubelet.sandbox import HostAlias, Resolv, Sandbox, SandboxError, Sandboxes, SandboxSpec, link_name
-from netns import attach, ipam, namespaces
+from netns import attach, host, ipam, namespaces
 from netns.links import Links
 from tests.contract.conftest import BRIDGE, GATEWAY, TAG, Network
 
@@ -33,10 +34,10 @@ class Node:
     sandboxes: Sandboxes
     runtime: Runtime
 
-    def fresh_sandboxes(self, cidr: str = "10.244.0.0/24") -> Sandboxes:
+    def fresh_sandboxes(self, cidr: str = "10.244.0.0/24", *, boot_file: Path = host.BOOT_ID) -> Sandboxes:
         return Sandboxes(
             self.home / "pods", self.home / "ipam.json", bridge=BRIDGE, pod_cidr=cidr, gateway=GATEWAY,
-            node_ip="192.0.2.1", netns=self.namespace,
+            node_ip="192.0.2.1", netns=self.namespace, boot_file=boot_file,
         )  # fmt: skip
 
     async def run(self, sandbox: Sandbox, name: str, image: str, *args: str, **env: str) -> str:
@@ -145,7 +146,57 @@ async def test_what_is_lost_is_made_again_with_the_same_address(node: Node, lost
     else:
         namespaces.inside(node.namespace, lambda: attach.detach(link_name(spec.uid)))
     assert [sandbox.ready for sandbox in await node.sandboxes.list()] == [False]
+    again = await node.sandboxes.ensure(spec)
+    assert replace(again, id=before.id) == before
+    assert (again.id == before.id) == (lost == "link"), "another namespace is another sandbox"
+    assert await node.sandboxes.ensure(spec) == again
+
+
+async def test_other_settings_do_not_make_another_sandbox(node: Node) -> None:
+    spec = new_spec()
+    before = await node.sandboxes.ensure(spec)
+    assert await node.sandboxes.ensure(replace(spec, subdomain="web")) == before
+    assert "web-1.web.default" in (before.etc_dir / "hosts").read_text()
+
+
+@pytest.mark.parametrize("host_network", [False, True])
+async def test_a_record_of_the_version_before_is_of_the_sandbox_that_is_there(node: Node, host_network: bool) -> None:
+    """It tells neither id nor boot. After the next reboot the sandbox is another one."""
+    spec = new_spec(host_network=host_network)
+    before = replace(await node.sandboxes.ensure(spec), id="")
+    file = node.home / "pods" / spec.uid / "sandbox.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({"spec": record["spec"], "ip": record["ip"]}))
+    fresh = node.fresh_sandboxes()
+    with contextlib.closing(fresh):
+        assert await fresh.list() == (before,)
+        assert await fresh.ensure(spec) == before
+    if not host_network:
+        namespaces.remove(Path(before.netns_path).name)
+    await reboot(node)
+    assert await node.sandboxes.list() == (replace(before, ready=False),)
+    assert (await node.sandboxes.ensure(spec)).id != ""
+
+
+async def reboot(node: Node) -> None:
+    """As far as the kernel's boot_id tells."""
+    (node.home / "boot_id").write_text("the next\n")
+    node.sandboxes.close()
+    node.sandboxes = node.fresh_sandboxes(boot_file=node.home / "boot_id")
+
+
+async def test_the_sandbox_of_a_host_network_pod_is_another_one_after_a_reboot(node: Node) -> None:
+    spec = new_spec(host_network=True)
+    before = await node.sandboxes.ensure(spec)
+    (before.etc_dir / "hosts").write_bytes(b"")
     assert await node.sandboxes.ensure(spec) == before
+    await reboot(node)
+    assert await node.sandboxes.list() == (replace(before, ready=False),)
+    again = await node.sandboxes.ensure(spec)
+    assert again.id != before.id
+    assert again == replace(before, id=again.id)
+    assert (before.etc_dir / "hosts").read_text() != "", "what containers see is written again"
+    assert await node.sandboxes.list() == (again,)
 
 
 @pytest.mark.parametrize("then", ["ensure", "remove", "clean"])
