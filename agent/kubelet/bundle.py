@@ -69,6 +69,7 @@ class Launch:
 
     ``netns_path`` is the pod's namespace, or "" for the node's own (hostNetwork). ``log_path`` is written in the
     Kubernetes log format. ``memory_limit`` is in bytes, ``cpu_limit`` and ``cpu_request`` in thousandths of a CPU.
+    ``sandbox``: the id of the sandbox that it is started in.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Launch:
     memory_limit: int | None = None
     cpu_limit: int | None = None
     cpu_request: int | None = None
+    sandbox: str = ""
 
 
 @dataclass(frozen=True, slots=True)

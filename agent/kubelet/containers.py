@@ -72,7 +72,7 @@ class Container:
 
     ``reason``: "" while running, else Completed, Error, OOMKilled, StartError (podwire died while starting it), or
     ContainerStatusUnknown (it vanished without an exit code, for instance with a reboot). ``interrupted``: it exited
-    because the machine shut down (``Runtime.note_interruption``).
+    because the machine shut down (``Runtime.note_interruption``). ``sandbox``: the id of that in which it was started.
     """
 
     id: str
@@ -90,6 +90,7 @@ class Container:
     message: str
     log_path: Path
     interrupted: bool = False
+    sandbox: str = ""
 
 
 Containers = tuple[Container, ...]  # names for types that Runtime.list would hide inside the class
@@ -481,6 +482,7 @@ def _container(
         reason=reason,
         message=message,
         log_path=launch.log_path,
+        sandbox=launch.sandbox,
     )
 
 

@@ -44,9 +44,10 @@ def resolve_launch(
     mounts: tuple[Mount, ...],
     hostname: str,
     netns_path: str,
+    sandbox: str,
     folder: Path,
 ) -> Launch:
-    """The order for the runtime. ``folder``: of the pod. Raises ContainerConfigError."""
+    """The order for the runtime. ``sandbox``: its id; ``folder``: of the pod. Raises ContainerConfigError."""
     expandable = dict(variables)
     command = tuple(expand(word, expandable) for word in spec.command)
     args = tuple(expand(word, expandable) for word in spec.args)
@@ -86,6 +87,7 @@ def resolve_launch(
         memory_limit=_amount(spec, "memory", spec.resources.limits, scale=1),
         cpu_limit=_amount(spec, "cpu", spec.resources.limits, scale=1000),
         cpu_request=_amount(spec, "cpu", spec.resources.requests, scale=1000),
+        sandbox=sandbox,
     )
 
 

@@ -162,6 +162,7 @@ def _launch(
         mounts=(*(mount for mount in given if mount.destination not in own), *mounts),
         hostname=_hostname(tools, pod),
         netns_path=sandbox.netns_path,
+        sandbox=sandbox.id,
         folder=tools.folder(pod.uid),
     )
 

@@ -146,6 +146,16 @@ async def test_an_interruption_is_remembered_of_what_ran_then(bench: Bench) -> N
     assert found["a"].exit_code == 0
 
 
+async def test_a_container_knows_its_sandbox_unless_the_version_before_started_it(bench: Bench) -> None:
+    await bench.run("a", "true", sandbox="s-1")
+    assert [container.sandbox for container in await bench.fresh_runtime().list()] == ["s-1"]
+    file = bench.home / "containers/a/launch.json"
+    launch = json.loads(file.read_text())
+    assert launch.pop("sandbox") == "s-1"
+    file.write_text(json.dumps(launch))
+    assert [container.sandbox for container in await bench.fresh_runtime().list()] == [""]
+
+
 async def test_removing_kills_and_forgets_but_keeps_the_log(bench: Bench) -> None:
     await bench.runtime.start(bench.launch("a", *FOREVER))
     await bench.runtime.remove("a")

@@ -27,6 +27,7 @@ def launch(pod: Pod, image: Image = IMAGE, **variables: str) -> Launch:
         mounts=(),
         hostname="host",
         netns_path="/run/netns/x",
+        sandbox="s-1",
         folder=Path("/pods/u-1"),
     )
 
@@ -38,7 +39,7 @@ def test_identity_and_places() -> None:
     )  # fmt: skip
     assert told.log_path == Path("/pods/u-1/logs/c/2.log")
     assert (told.netns_path, told.hostname, told.cwd, told.grace_seconds) == ("/run/netns/x", "host", "/w", 30.0)
-    assert told.id == container_key(make_pod(), "c", 2)
+    assert (told.id, told.sandbox) == (container_key(make_pod(), "c", 2), "s-1")
 
 
 @pytest.mark.parametrize(
