@@ -7,7 +7,11 @@ The rules are upstream's (kuberuntime computePodActions), written as one walk fr
    passed): stop what still runs, then give its address back. Its containers' logs stay until it is deleted.
 3. No sandbox: first the volumes and the sandbox. Containers that outlived their sandbox are stopped first.
 4. Init containers one after the other; a sidecar (an init container with ``restartPolicy: Always``) only has to have
-   started. Then all containers at once.
+   started. Then all containers at once. A sandbox that was made anew (the machine has started again, the namespace was
+   deleted) is a new life of the pod: all init containers run again ("Init Containers", "Detailed behavior"), while
+   attempts and back-offs are counted on, and what ``restartPolicy: OnFailure`` has done is done. With ``Never`` a pod
+   has one life: if anything of it was started and the sandbox is gone, the pod is over. Which life a container is of is
+   told by the id of its sandbox, not by times: clocks are set after a boot.
 5. A container that died is started again if its policy says so, when its back-off is over. One that failed its liveness
    or startup probe is stopped, and then is one that died.
 6. The machine shuts down: every pod is stopped as a deleted one is, nothing is started, and the pod is left as it is,
@@ -65,13 +69,15 @@ class Shutdown:
 class Observed:
     """Everything known of a pod on this node.
 
-    ``address``: of its sandbox, None without one. ``containers``: every attempt that still has a record. ``probes`` and
-    ``stopping`` (when SIGKILL is due, epoch seconds) by container id; ``failures``, ``backoffs`` and ``images`` (what a
-    reference was resolved to) by container name. ``setup``: why there is no sandbox. ``removed``: gone from the API.
+    ``address``: of its sandbox, None without one; ``sandbox``: its id. ``containers``: every attempt that still has a
+    record. ``probes`` and ``stopping`` (when SIGKILL is due, epoch seconds) by container id; ``failures``, ``backoffs``
+    and ``images`` (what a reference was resolved to) by container name. ``setup``: why there is no sandbox.
+    ``removed``: gone from the API.
     """
 
     now: float
     address: str | None = None
+    sandbox: str = ""
     containers: tuple[Container, ...] = ()
     probes: Mapping[str, ProbeState] = field(default_factory=dict)
     stopping: Mapping[str, float] = field(default_factory=dict)
@@ -171,8 +177,10 @@ def resolve_actions(pod: Pod, seen: Observed) -> Decision:
     if is_over(pod, seen):
         return _retire(pod, seen)
     deadline = deadline_of(pod)
+    if _outlived(seen):
+        return _earliest(_stop_outlived(pod, seen), deadline)
     if seen.address is None:
-        return _earliest(_set_up(pod, seen), deadline)
+        return _earliest(_set_up(seen), deadline)
     return _earliest(_progress(pod, seen), deadline)
 
 
@@ -213,7 +221,7 @@ def restarts(pod: Pod, seen: Observed, spec: ContainerSpec, dead: Container) -> 
     """Does a container that died get another attempt? (The pod being neither deleted nor over.)"""
     policy = pod.spec.restart_policy
     if spec in pod.spec.init_containers:
-        return is_sidecar(spec) or (not succeeded(dead) and policy != "Never")
+        return is_sidecar(spec) or (policy != "Never" and (not succeeded(dead) or is_earlier(seen, dead)))
     condemned = bool(probe_state(spec, seen, dead).failed)
     return policy == "Always" or (policy == "OnFailure" and (not succeeded(dead) or condemned))
 
@@ -224,9 +232,25 @@ def backoff_left(seen: Observed, dead: Container) -> float:
     return remaining(seen.backoffs.get(dead.container), died_at=died_at, now=seen.now)
 
 
+def is_earlier(seen: Observed, container: Container) -> bool:
+    """Is a container of an earlier life of its pod: was the sandbox in which it was started another one?"""
+    return seen.address is None or container.sandbox != seen.sandbox
+
+
 def has_initialized(pod: Pod, seen: Observed) -> bool:
-    """Has any regular container been started? Then init containers are not run again."""
-    return any(newest(seen, spec.name) for spec in pod.spec.containers)
+    """Has any regular container been started in this life, or does it still run? Then init containers are not run
+    again. A pod that ends has no other life to begin.
+    """
+    begun = _begun(pod, seen)
+    if begun and _ends(pod, seen):
+        return True
+    return any(c.state == "running" or not is_earlier(seen, c) for c in begun)
+
+
+def is_due_again(pod: Pod, seen: Observed, dead: Container) -> bool:
+    """Is a container of an earlier life, and the present one not initialized yet? (Of pods with init containers.)"""
+    again = is_earlier(seen, dead) and not _ends(pod, seen)
+    return again and bool(pod.spec.init_containers) and not has_initialized(pod, seen)
 
 
 def deadline_passed(pod: Pod, seen: Observed) -> bool:
@@ -244,12 +268,14 @@ def is_over(pod: Pod, seen: Observed) -> bool:
     """Will nothing in this pod ever be started again? A phase once reported as final stays final."""
     if pod.status.phase in TERMINAL or deadline_passed(pod, seen) or init_failed(pod, seen):
         return True
+    if pod.spec.restart_policy == "Never" and any(is_earlier(seen, c) for c in seen.containers):
+        return True
     return all(_is_done(pod, seen, spec) for spec in pod.spec.containers)
 
 
 def init_failed(pod: Pod, seen: Observed) -> bool:
-    """Has an init container failed, with nobody to restart it?"""
-    return not has_initialized(pod, seen) and any(
+    """Has an init container failed, with nobody to restart it? (So with ``Never`` only: there is but one life.)"""
+    return not _begun(pod, seen) and any(
         not succeeded(dead) and not restarts(pod, seen, spec, dead)
         for spec in pod.spec.init_containers
         if (dead := newest(seen, spec.name)) and dead.state == "exited"
@@ -284,9 +310,12 @@ def _retire(pod: Pod, seen: Observed) -> Decision:
     return Decision((RemoveSandbox(),) if seen.address is not None else ())
 
 
-def _set_up(pod: Pod, seen: Observed) -> Decision:
-    if running(seen):
-        return Decision(tuple(_stop_in_order(pod, seen, grace=float(pod.spec.termination_grace_period_seconds))))
+def _stop_outlived(pod: Pod, seen: Observed) -> Decision:
+    only = replace(seen, containers=_outlived(seen))
+    return Decision(tuple(_stop_in_order(pod, only, grace=float(pod.spec.termination_grace_period_seconds))))
+
+
+def _set_up(seen: Observed) -> Decision:
     if seen.setup is not None and seen.setup.retry_at > seen.now:
         return Decision(wake=seen.setup.retry_at)
     return Decision((EnsureSandbox(),))
@@ -371,11 +400,25 @@ def _prune(pod: Pod, seen: Observed) -> Iterator[RemoveContainer]:
 def _lets_pass(seen: Observed, spec: ContainerSpec) -> bool:
     """May what comes after this init container begin?"""
     container = newest(seen, spec.name)
-    if container is None:
+    if container is None or is_earlier(seen, container):
         return False
     if is_sidecar(spec):
         return container.state == "running" and probe_state(spec, seen, container).started
     return container.state == "exited" and succeeded(container)
+
+
+def _begun(pod: Pod, seen: Observed) -> list[Container]:
+    """The latest attempts at regular containers, of whichever life."""
+    return [found for spec in pod.spec.containers if (found := newest(seen, spec.name))]
+
+
+def _ends(pod: Pod, seen: Observed) -> bool:
+    return pod.deleted or is_over(pod, seen)
+
+
+def _outlived(seen: Observed) -> tuple[Container, ...]:
+    """What still runs of an earlier life."""
+    return tuple(c for c in running(seen) if is_earlier(seen, c))
 
 
 def _is_done(pod: Pod, seen: Observed, spec: ContainerSpec) -> bool:

@@ -4,12 +4,13 @@ Phases and conditions follow upstream (kubelet_pods.go getPhase, status/generate
 
 | phase | when |
 |---|---|
-| Pending | something has not been started yet: no sandbox, init containers, an image that is missing |
+| Pending | something has not been started yet: no sandbox, init containers (each time they run), a missing image |
 | Running | all have been started; also while a container waits for its next attempt |
 | Succeeded, Failed | nothing will be started again and nothing runs; all exited with 0, or not |
 
 A container that waits for its next attempt is ``waiting`` (CrashLoopBackOff) with its death as ``lastState``; one that
-died and is about to be started at once is still ``terminated``. ``previous`` conditions keep their
+died and is about to be started at once is still ``terminated``. When the sandbox was made anew, what waits for init
+containers is ``waiting`` (PodInitializing), as in the beginning. ``previous`` conditions keep their
 ``lastTransitionTime`` while their status does not change.
 """
 
@@ -27,6 +28,7 @@ from agent.kubelet.pod import (
     deadline_passed,
     has_initialized,
     init_failed,
+    is_due_again,
     is_over,
     is_sidecar,
     newest,
@@ -68,7 +70,8 @@ def resolve_phase(pod: Pod, seen: Observed) -> str:
     if is_finished(pod, seen):
         failed = deadline_passed(pod, seen) or init_failed(pod, seen) or not _all_succeeded(pod, seen)
         return "Failed" if failed else "Succeeded"
-    attempts = [newest(seen, spec.name) for spec in pod.spec.containers]
+    latest = [newest(seen, spec.name) for spec in pod.spec.containers]
+    attempts = [None if c is not None and is_due_again(pod, seen, c) else c for c in latest]
     begun = all(attempts) or any(c is not None and c.state == "exited" for c in attempts)
     return "Running" if begun else "Pending"
 
@@ -121,7 +124,7 @@ def _describe(pod: Pod, seen: Observed, spec: ContainerSpec) -> Json:
     started = alive and probes is not None and probes.started
     ready = started and probes is not None and probes.ready
     if spec in pod.spec.init_containers and not is_sidecar(spec):
-        ready = container is not None and container.state == "exited" and succeeded(container)
+        ready = container is not None and _lets_pass(pod, seen, container)
     image = seen.images.get(spec.name, "")
     return {
         "name": spec.name,
@@ -134,6 +137,11 @@ def _describe(pod: Pod, seen: Observed, spec: ContainerSpec) -> Json:
         "state": state,
         "lastState": last,
     }
+
+
+def _lets_pass(pod: Pod, seen: Observed, init: Container) -> bool:
+    """Has an init container done its work, as far as this life of the pod needs it?"""
+    return init.state == "exited" and succeeded(init) and not is_due_again(pod, seen, init)
 
 
 def container_id(container: Container) -> str:
@@ -173,7 +181,7 @@ def _between_attempts(pod: Pod, seen: Observed, spec: ContainerSpec, dead: Conta
     if failure is not None:
         return {"waiting": {"reason": failure.reason, "message": failure.message}}
     if backoff_left(seen, dead) <= 0:
-        return None
+        return {"waiting": {"reason": "PodInitializing"}} if is_due_again(pod, seen, dead) else None
     delay = seen.backoffs[spec.name].delay
     message = f"back-off {_duration(delay)} restarting failed container={spec.name} pod={pod_name(pod)}"
     return {"waiting": {"reason": "CrashLoopBackOff", "message": message}}

@@ -175,6 +175,7 @@ class Worker:
         return Observed(
             now=time.time(),
             address=self._sandbox.ip if self._sandbox is not None else None,
+            sandbox=self._sandbox.id if self._sandbox is not None else "",
             containers=self.containers,
             probes={**self._said, **{key: prober.state for key, prober in self._probers.items()}},
             stopping={key: due for key, (due, _) in self._stops.items()},
@@ -256,12 +257,13 @@ class Worker:
     # Containers
 
     async def _start(self, action: StartContainer) -> None:
-        spec = self.pod.container(action.name)
+        spec, sandbox = self.pod.container(action.name), self._sandbox
         assert spec is not None
-        assert self._sandbox is not None
         self._poked.set()
+        if sandbox is None:  # it was lost since this was decided
+            return
         try:
-            launch = await prepare(self._tools, self.pod, spec, attempt=action.attempt, sandbox=self._sandbox)
+            launch = await prepare(self._tools, self.pod, spec, attempt=action.attempt, sandbox=sandbox)
         except ImageRefused as error:
             self._event("Warning", error.reason, error.message, container=spec.name)
             self._fail(spec.name, error.reason, error.message, tell=f"Error: {error.reason}")
@@ -279,13 +281,15 @@ class Worker:
         try:
             container = await self._tools.runtime.start(launch)
         except ContainerError as error:
-            self._note_stillborn(launch.id, spec, action.attempt, error)
+            self._note_stillborn(launch.id, spec, action.attempt, error, sandbox=sandbox.id)
             return
         self._event("Normal", "Created", f"Created container: {spec.name}", container=spec.name)
         self._event("Normal", "Started", f"Started container {spec.name}", container=spec.name)
         self._follow(container, spec, None)
 
-    def _note_stillborn(self, key: str, spec: ContainerSpec, attempt: int, error: ContainerError) -> None:
+    def _note_stillborn(
+        self, key: str, spec: ContainerSpec, attempt: int, error: ContainerError, *, sandbox: str
+    ) -> None:
         """A container that could not be started counts as one that died at once, as upstream: with exit code 128."""
         now = time.time()
         self._containers[key] = Container(
@@ -303,6 +307,7 @@ class Worker:
             reason=error.reason,
             message=str(error),
             log_path=self._tools.folder(self.pod.uid) / "logs" / spec.name / f"{attempt}.log",
+            sandbox=sandbox,
         )
         self._event("Warning", "Failed", f"Error: {error}", container=spec.name)
 

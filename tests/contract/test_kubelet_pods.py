@@ -249,6 +249,34 @@ def test_a_pod_that_lost_its_namespace_gets_another(bench: Bench) -> None:
     eventually(lambda: "SandboxChanged" in bench.events("kp-lost"))
 
 
+def test_init_containers_run_again_in_another_namespace_and_only_then(bench: Bench, tmp_path: Path) -> None:
+    """The second time it waits, so that what is told meanwhile can be seen."""
+    again = "[ $(wc -l </out/ran) = 1 ] || while [ ! -e /out/enough ]; do sleep 0.1; done"
+    mount = [{"name": "out", "mountPath": "/out"}]
+    init = [{"name": "i", "image": "busybox", "volumeMounts": mount, **script(f"echo ran >>/out/ran; {again}")}]
+    volumes = [{"name": "out", "hostPath": {"path": str(tmp_path)}}]
+    bench.create("kp-life", script(STAY), initContainers=init, volumes=volumes)
+    bench.ready("kp-life")
+    before = bench.status("kp-life")
+    os.kill(node_process(bench.node), signal.SIGKILL)
+    bench.node.podwire("status", "--wait", *bench.node.place)
+    assert bench.status("kp-life") == before
+
+    subprocess.run(["ip", "netns", "delete", bench.node.pod_netns("kp-life")], check=True)
+    eventually(lambda: "Init:0/1" in bench.node.kubectl("get", "pod", "kp-life"))
+    eventually(lambda: bench.status("kp-life")["initContainerStatuses"][0]["state"].get("running"))
+    assert bench.condition("kp-life", "Initialized") == "False"
+    assert bench.status("kp-life")["phase"] == "Pending"
+    assert bench.container("kp-life")["restartCount"] == 0
+    (tmp_path / "enough").touch()
+    eventually(lambda: bench.container("kp-life")["restartCount"] == 1)
+    bench.ready("kp-life")
+    assert bench.condition("kp-life", "Initialized") == "True"
+    assert (tmp_path / "ran").read_text() == "ran\nran\n"
+    told = bench.status("kp-life")["initContainerStatuses"][0]
+    assert (told["restartCount"], told["lastState"]["terminated"]["exitCode"]) == (1, 0)
+
+
 def test_what_somebody_deletes_on_the_node_comes_back(bench: Bench) -> None:
     """A link or the bridge without a restart; a namespace with new containers."""
     bench.create("kp-cut", {"image": "podwire/echo"}, terminationGracePeriodSeconds=1)

@@ -1,8 +1,8 @@
 """After a reboot and after a power cut: objects, addresses and ports are as they were, and pods are started again.
 
 What a reboot does to a node is done to one that has a namespace of its own: all processes are killed, namespaces, links
-and rules are gone, run files too. A power cut moreover leaves some of what was written last missing, empty or old. (A
-machine that is really switched off is in tests/vm.)
+and rules are gone, run files too, and what notes the kernel's boot_id notes that of another boot. A power cut moreover
+leaves some of what was written last missing, empty or old. (A machine that is really switched off is in tests/vm.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from agent.kubelet.sandbox import Sandboxes, SandboxSpec, link_name
-from netns import attach, namespaces
+from netns import attach, host, namespaces
 from tests.contract.conftest import BRIDGE, GATEWAY, TAG, Network
 from tests.harness.client import http_get
 from tests.harness.node import NODE_IP, Node, eventually, inside, running_node
@@ -50,12 +50,36 @@ spec:
 """
 
 
+def initialized(name: str, out: Path, **spec: Any) -> dict[str, Any]:
+    """A pod whose init container leaves a line in the file ``name`` each time that it runs."""
+    init = {
+        "name": "init",
+        "image": "x",
+        "command": ["sh", "-c", f"echo ran >>/out/{name}"],
+        "volumeMounts": [{"name": "out", "mountPath": "/out"}],
+    }
+    full = {
+        "terminationGracePeriodSeconds": 1,
+        "initContainers": [init],
+        "containers": [{"name": "main", "image": "x", "command": ["sleep", "1000"]}],
+        "volumes": [{"name": "out", "hostPath": {"path": str(out)}}],
+        **spec,
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": full}
+
+
 @pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def node(out: Path) -> Iterator[Node]:
     with assert_no_leaks(), running_node() as made:
         made.kubectl("apply", "-f", "-", stdin=WEB)
+        made.apply(initialized("own", out), initialized("shared", out, hostNetwork=True))
         made.kubectl("run", "once", "--image=x", "--restart=Never", "--command", "--", "sleep", "1000")
-        for pod in ("-l=app=web", "once"):
+        for pod in ("-l=app=web", "once", "own", "shared"):
             wait_ready(made, pod)
         yield made
 
@@ -76,6 +100,8 @@ def cut_power(node: Node) -> None:
     for name in namespaces.names():
         if any(name.startswith(f"podwire-{folder.name[:8]}-") for folder in (node.state_dir / "pods").iterdir()):
             namespaces.remove(name)
+    for file in (node.state_dir / "pods").glob("*/sandbox.json"):
+        file.write_text(file.read_text().replace(host.BOOT_ID.read_text().strip(), "another"))
     node.remove_network()
     shutil.rmtree(node.state_dir / "run")
 
@@ -123,7 +149,27 @@ def is_served(node: Node) -> bool:
     return set(answers) == names
 
 
-def test_a_node_comes_back(node: Node) -> None:
+def runs(out: Path) -> dict[str, int]:
+    """How often the init container of each pod has run."""
+    return {file.name: len(file.read_text().split()) for file in out.iterdir()}
+
+
+def restarts_of(node: Node, pod: str) -> tuple[int, int]:
+    """Of its init container and of the other one."""
+    status = node.get("pod", pod)["status"]
+    return status["initContainerStatuses"][0]["restartCount"], status["containerStatuses"][0]["restartCount"]
+
+
+def test_a_restart_of_podwire_is_no_reboot_for_init_containers(node: Node, out: Path) -> None:
+    node.down()
+    node.up()
+    for pod in ("own", "shared"):
+        wait_ready(node, pod)
+        assert restarts_of(node, pod) == (0, 0)
+    assert runs(out) == {"own": 1, "shared": 1}
+
+
+def test_a_node_comes_back(node: Node, out: Path) -> None:
     before, harmed = facts(node), web_pods(node)[0]["metadata"]["uid"]
     restarts = sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in web_pods(node))
     cut_power(node)
@@ -140,6 +186,8 @@ def test_a_node_comes_back(node: Node) -> None:
         assert f"{address}\t{name}" in node.kubectl("exec", name, "--", "cat", "/etc/hosts")
     (once,) = (pod for pod in node.get("pods")["items"] if pod["metadata"]["name"] == "once")
     assert once["status"]["phase"] == "Failed", "restartPolicy Never: it is not started again"
+    eventually(lambda: [restarts_of(node, pod) for pod in ("own", "shared")] == [(1, 1), (1, 1)])
+    assert runs(out) == {"own": 2, "shared": 2}, "init containers run again"
 
 
 # --- leases -----------------------------------------------------------------------------------------------------------

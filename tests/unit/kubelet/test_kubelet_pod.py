@@ -223,6 +223,79 @@ def test_a_sidecar_is_restarted_always_and_holds_back_nobody_later() -> None:
     assert actions(pod, seen(container("side", exit_code=1))) == (again("side"),)
 
 
+# Another life of a pod
+
+
+def test_in_another_sandbox_everything_is_run_again() -> None:
+    """What an earlier life has done does not count, but its attempts are counted on."""
+    pod = make_pod("c", init=("i", SIDECAR, "j"))
+    old = (
+        container("i", 2, exit_code=0),
+        container("side", exit_code=0),
+        container("j", exit_code=0),
+        container(exit_code=137),
+    )
+    assert actions(pod, seen(*old, address=None)) == (EnsureSandbox(),)
+    assert actions(pod, seen(*old, sandbox="new")) == (again("i", 3),)
+
+    def at(name: str, attempt: int = 1, code: int | None = None) -> Container:
+        return container(name, attempt, exit_code=code, sandbox="new")
+
+    assert actions(pod, seen(*old, at("i", 3), sandbox="new")) == ()
+    assert actions(pod, seen(*old, at("i", 3, 0), sandbox="new")) == (again("side"),)
+    assert actions(pod, seen(*old, at("i", 3, 0), at("side"), sandbox="new")) == (again("j"),)
+    initialized = (*old, at("i", 3, 0), at("side"), at("j", 1, 0))
+    assert actions(pod, seen(*initialized, sandbox="new")) == (again("c"),)
+    assert actions(pod, seen(*initialized, at("c"), sandbox="new")) == ()
+    assert actions(pod, seen(*initialized, at("c", 1, 1), sandbox="new")) == (again("c", 2),), "it dies once more"
+
+
+def test_the_same_sandbox_is_the_same_life_also_of_the_version_before() -> None:
+    pod = make_pod("c", init=("i",))
+    for mark in ("", "same"):
+        done, dead = container("i", exit_code=0, sandbox=mark), container(exit_code=137, sandbox=mark)
+        assert actions(pod, seen(done, dead, sandbox=mark)) == (again("c"),)
+    assert actions(pod, seen(container("i", exit_code=0), container(exit_code=137), sandbox="new")) == (again("i"),)
+
+
+def test_a_back_off_goes_on_in_another_life() -> None:
+    dead = (container("i", exit_code=0, died=NOW - 4), container(exit_code=1, died=NOW - 4))
+    observed = seen(*dead, sandbox="new", backoffs={"i": Backoff(10.0, NOW - 5)})
+    assert resolve_actions(make_pod("c", init=("i",)), observed) == Decision((ReportBackoff("i-0", "i"),), wake=NOW + 6)
+
+
+def test_what_outlived_its_sandbox_is_stopped_though_there_is_another_one() -> None:
+    """Sidecars last, and what is of this life goes on."""
+    pod = make_pod("a", "b", init=(SIDECAR,))
+    fresh = container("b", 1, sandbox="new")
+    assert actions(pod, seen(container("a"), container("side"), fresh, sandbox="new")) == (stop("a"),)
+    dead = container("a", exit_code=0)
+    assert actions(pod, seen(dead, container("side"), fresh, sandbox="new")) == (stop("side"),)
+
+
+def test_with_on_failure_what_is_done_is_done() -> None:
+    """But what is not begins with the init containers, all of them."""
+    pod = make_pod("a", "b", init=("i",), restartPolicy="OnFailure")
+    init, a, b = (container(name, exit_code=0) for name in ("i", "a", "b"))
+    assert actions(pod, seen(init, a, b, address=None)) == ()
+    failed = replace(b, exit_code=137)
+    assert actions(pod, seen(init, a, failed, address=None)) == (EnsureSandbox(),)
+    assert actions(pod, seen(init, a, failed, sandbox="new")) == (again("i"),)
+    assert actions(pod, seen(init, a, failed, container("i", 1, exit_code=0, sandbox="new"), sandbox="new")) == (
+        again("b"),
+    )
+
+
+@pytest.mark.parametrize("address", [None, "10.244.0.7"])
+def test_with_never_a_pod_has_one_life(address: str | None) -> None:
+    pod = make_pod("a", "b", init=("i",), restartPolicy="Never")
+    expected = (RemoveSandbox(),) if address else ()
+    for left in ([container("i", exit_code=0)], [container("i", exit_code=0), container("a", exit_code=0)]):
+        assert actions(pod, seen(*left, address=address, sandbox="new")) == expected
+    assert actions(pod, seen(container("a"), address=address, sandbox="new")) == (stop("a"),)
+    assert actions(pod, seen(address=None)) == (EnsureSandbox(),), "nothing of it was started"
+
+
 # The end of a pod
 
 
@@ -392,6 +465,7 @@ records = st.builds(
     st.integers(0, 3),
     exit_code=st.one_of(st.none(), st.sampled_from([0, 1, 137])),
     died=st.floats(NOW - 1000, NOW),
+    sandbox=st.sampled_from(["", "old"]),
 )
 pods = st.builds(
     lambda policy, gone, phase: make_pod(
@@ -417,6 +491,7 @@ def observations(draw: st.DrawFn) -> Observed:
     return seen(
         *alive,
         address=draw(st.sampled_from([None, "10.244.0.7"])),
+        sandbox=draw(st.sampled_from(["", "old"])),
         probes={c.id: draw(probes) for c in alive},
         backoffs={n: Backoff(draw(st.floats(10, 300)), NOW - 500) for n in draw(st.sets(names))},
         removed=draw(st.booleans()),
@@ -455,11 +530,11 @@ def carry_out(observed: Observed, action: Action) -> Observed:
     """A machine on which everything works: what the worker would observe after an action."""
     match action:
         case EnsureSandbox():
-            return replace(observed, address="10.244.0.7")
+            return replace(observed, address="10.244.0.7", sandbox="new")
         case StartContainer(name, attempt, backoff):
             kept = {**observed.backoffs, **({name: backoff} if backoff else {})}
             state = {**observed.probes, f"{name}-{attempt}": ProbeState()}
-            fresh = container(name, attempt)
+            fresh = container(name, attempt, sandbox=observed.sandbox)
             return replace(observed, containers=(*observed.containers, fresh), backoffs=kept, probes=state)
         case StopContainer(id=key):
             return replace(observed, containers=tuple(_ended(c) if c.id == key else c for c in observed.containers))
@@ -504,3 +579,14 @@ def test_from_any_situation_a_pod_comes_to_rest(pod: Pod, observed: Observed) ->
         assert not alive
     elif pod.spec.restart_policy == "Always":
         assert alive == {"a", "b", "side"}
+    assert all(c.sandbox == observed.sandbox for c in running(observed))
+
+
+@given(pods, observations())
+def test_nobody_begins_before_the_init_containers_of_this_life(pod: Pod, observed: Observed) -> None:
+    lives = {c.container for c in observed.containers if c.sandbox == observed.sandbox and observed.address}
+    started = {action.name for action in actions(pod, observed) if isinstance(action, StartContainer)}
+    if not lives & {"a", "b"} and started & {"a", "b"}:
+        latest = newest(observed, "i")
+        assert latest is not None
+        assert (latest.sandbox, latest.state, latest.exit_code) == (observed.sandbox, "exited", 0)

@@ -183,6 +183,55 @@ def test_an_init_container_is_ready_when_it_is_done() -> None:
     assert not told["initContainerStatuses"][0]["started"]
 
 
+@pytest.mark.parametrize("address", [None, "10.244.0.7"])
+def test_an_init_container_that_runs_again_has_not_yet_done_its_work(address: str | None) -> None:
+    """As in the beginning, but for what is remembered of the life before."""
+    pod, old = make_pod("c", init=("i", "j")), [container(name, exit_code=0) for name in ("i", "j", "c")]
+    told = status(pod, seen(*old, address=address, sandbox="new"))
+    every = (*told["initContainerStatuses"], *told["containerStatuses"])
+    assert [c["state"] for c in every] == [{"waiting": {"reason": "PodInitializing"}}] * 3
+    assert all(c["lastState"]["terminated"]["exitCode"] == 0 and not c["ready"] for c in every)
+    assert told["phase"] == "Pending"
+    initialized = next(c for c in told["conditions"] if c["type"] == "Initialized")
+    assert (initialized["status"], initialized["message"]) == ("False", "containers with incomplete status: [i j]")
+
+
+def test_it_is_initialized_again_when_all_have_run_again() -> None:
+    pod, old = make_pod("c", init=("i",)), [container("i", exit_code=0), container(exit_code=137)]
+    half = seen(*old, container("i", 1, sandbox="new"), sandbox="new")
+    assert conditions(pod, half)["Initialized"]["status"] == "False"
+    done = seen(*old, container("i", 1, exit_code=0, sandbox="new"), sandbox="new")
+    assert conditions(pod, done)["Initialized"]["status"] == "True"
+    assert resolve_phase(pod, done) == "Pending"
+    assert (
+        resolve_phase(pod, replace(done, containers=(*done.containers, container("c", 1, sandbox="new")))) == "Running"
+    )
+
+
+def test_a_pod_that_still_runs_without_its_sandbox_is_initialized() -> None:
+    pod = make_pod("c", init=("i",))
+    observed = seen(container("i", exit_code=0), container(), address=None)
+    assert conditions(pod, observed)["Initialized"]["status"] == "True"
+    assert resolve_phase(pod, observed) == "Running"
+
+
+def test_a_pod_that_is_over_stays_initialized_without_its_sandbox() -> None:
+    pod = make_pod("c", init=("i", SIDECAR), restartPolicy="Never")
+    observed = seen(container("i", exit_code=0), container("side", exit_code=0), container(exit_code=3), address=None)
+    told = status(pod, observed)
+    assert told["phase"] == "Failed"
+    assert [c["ready"] for c in told["initContainerStatuses"]] == [True, False]
+    assert conditions(pod, observed)["Initialized"]["status"] == "True"
+
+
+def test_with_never_what_has_not_begun_when_the_sandbox_was_lost_is_told_so() -> None:
+    observed = seen(container("i", exit_code=0), sandbox="new")
+    told = status(make_pod("c", init=("i",), restartPolicy="Never"), observed)
+    assert told["phase"] == "Failed"
+    assert told["containerStatuses"][0]["state"]["terminated"]["reason"] == "ContainerStatusUnknown"
+    assert told["initContainerStatuses"][0]["ready"]
+
+
 # Conditions
 
 
