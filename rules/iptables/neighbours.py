@@ -167,7 +167,8 @@ def _firewalld(table: ForeignTable, bridge: str) -> Iterator[Neighbour]:
     """It accepts what was sent on to an endpoint (``ct status dnat`` at input and forward, unless StrictForwardPorts is
     set), and rejects all else that a pod begins, unless its zone is one that accepts.
     """
-    if re.search(rf'iifname "?{re.escape(bridge)}"? goto \w+_trusted', table.text):
+    # goto in firewalld 1, jump and a verdict after it in firewalld 2
+    if re.search(rf'iifname "?{re.escape(bridge)}"? (goto|jump) \w+_trusted', table.text):
         yield Neighbour("firewalld", f"firewalld has {bridge} in its zone trusted: it lets pods through")
         return
     what = "firewalld rejects in a table of its own what pods begin to other pods, the node and the outside"

@@ -15,6 +15,8 @@ from tests.vm.node import GATEWAY, NODE_IP, NODE_PORT, OUTSIDE, OUTSIDE_IP, PATI
 from tests.vm.progress import require
 from tests.vm.scene import Scene
 
+# What must be there when podwire has been removed.
+OTHERS = "docker --version && runc --version && ufw version && firewall-offline-cmd --version && dnsmasq --version"
 CHECK = "podwire check --config /etc/podwire/config.yaml || true"
 OUTSIDE_PORT, DOCKER_PORT = 8000, 8088
 SERVED = frozenset({"DNS", "API", "a Service", "a NodePort"})  # through a Service
@@ -75,7 +77,6 @@ def _check_firewall(scene: Scene, firewall: Firewall) -> None:
     require(reached == set(targets), f"{advice} was done; still, pods do not reach {set(targets) - reached}")
     said, advice = _notes(scene)
     require(not advice, f"{firewall.name} lets everything pass, and podwire check still advises {advice}:\n{said}")
-    scene.node.check_served()
     scene.node.check_discovery()
 
 
@@ -147,19 +148,15 @@ def _notes(scene: Scene) -> tuple[str, list[str]]:
     return said, re.findall(r"^ +-> (.*)$", said, re.MULTILINE)
 
 
-def take_port_53(scene: Scene) -> None:
-    """While podwire is stopped: dnsmasq, as it comes, takes port 53 on all addresses. The check names it."""
-    scene.run("systemctl start dnsmasq", timeout=PATIENCE)
-    said = scene.run(CHECK, timeout=PATIENCE)
-    require(re.search(r"^FAIL  port 53/udp +dnsmasq \(pid \d+\) has ", said, re.MULTILINE), f"check says:\n{said}")
-    require("bind-interfaces and listen-address=127.0.0.1" in said, f"podwire check does not say what to do:\n{said}")
-    require("a node cannot run here yet" in said, f"podwire check says:\n{said}")
-
-
-def leave_port_53(scene: Scene) -> None:
-    """podwire, started all the same, says what it lacks; dnsmasq is told what the check said, and podwire is ready.
-    Beside a dnsmasq that keeps to itself, systemd-resolved has room too.
+def port_53(scene: Scene) -> None:
+    """dnsmasq, as it comes, takes port 53 on all addresses while podwire is stopped. The check names it; podwire,
+    started all the same, serves what it can and says what it lacks; dnsmasq is told what the check said, and podwire is
+    ready. Beside a dnsmasq that keeps to itself, systemd-resolved has room too.
     """
+    scene.node.systemctl("stop")
+    scene.run("systemctl start dnsmasq", timeout=PATIENCE)
+    _check_port_is_taken(scene)
+    scene.node.systemctl("start --no-block")
     eventually(lambda: "dnsmasq" in scene.node.property("StatusText"), what=f"the status of {UNIT} names dnsmasq")
     scene.progress.note(f"status: {scene.node.property('StatusText')}")
     require(scene.node.property("ActiveState") == "activating", f"{UNIT} counts as ready without its DNS server")
@@ -171,3 +168,10 @@ def leave_port_53(scene: Scene) -> None:
     require("127.0.0.1:53" in listeners and "127.0.0.53" in listeners, f"on port 53 are only:\n{listeners}")
     scene.node.check_discovery()
     scene.run("systemctl stop dnsmasq systemd-resolved && rm /etc/dnsmasq.d/podwire.conf", timeout=PATIENCE)
+
+
+def _check_port_is_taken(scene: Scene) -> None:
+    said = scene.run(CHECK, timeout=PATIENCE)
+    require(re.search(r"^FAIL  port 53/udp +dnsmasq \(pid \d+\) has ", said, re.MULTILINE), f"check says:\n{said}")
+    require("bind-interfaces and listen-address=127.0.0.1" in said, f"podwire check does not say what to do:\n{said}")
+    require("a node cannot run here yet" in said, f"podwire check says:\n{said}")

@@ -12,26 +12,26 @@ from tests.vm.machine import Machine, find_accelerator
 from tests.vm.node import Node
 from tests.vm.progress import Progress, StepFailed, require
 from tests.vm.root import Suite
-from tests.vm.scene import Scene
+from tests.vm.scene import Extent, Scene
 from tests.vm.steps import STEPS
 from tests.vm.wheels import complete_wheels, make_wheels
 
 CACHE = Path(__file__).parents[2] / ".cache" / "vm"
 
 
-def run_session(work: Path, suite: Suite, *, quick: bool, cache: bool) -> int:
+def run_session(work: Path, suite: Suite, extent: Extent, *, cache: bool) -> int:
     """The exit code. ``work``: an empty folder that nobody else uses, which is taken away afterwards by others."""
     progress = Progress()
-    steps = [step for step in STEPS if step.quick or not quick]
+    steps = [step for step in STEPS if step.extent <= extent]
     machine: Machine | None = None
     try:
-        if not quick:
+        if extent > Extent.QUICK:
             with progress.step("vagrant validate: one node, three nodes"):
                 _validate_vagrantfile(work / "vagrant")
-        machine = _build(work, suite, progress, cache=CACHE if cache else None, alone=quick)
+        machine = _build(work, suite, progress, cache=CACHE if cache else None, alone=extent < Extent.NEIGHBOURS)
         with progress.step("boot"):
             machine.power_on()
-        scene = Scene(machine, Node(machine), progress)
+        scene = Scene(machine, Node(machine), progress, extent)
         for step in steps:
             with progress.step(step.title):
                 step.act(scene)

@@ -10,10 +10,10 @@ import time
 
 from tests.vm import root
 from tests.vm.guest import Knocks
-from tests.vm.neighbours import docker, firewalls, leave_port_53, take_port_53
+from tests.vm.neighbours import OTHERS, docker, firewalls, port_53
 from tests.vm.node import CORE, GATEWAY, NODE_IP, NODE_PORT, OUTSIDE, OUTSIDE_IP, PATIENCE, UNIT, Object, eventually
 from tests.vm.progress import require
-from tests.vm.scene import Scene, Step
+from tests.vm.scene import Extent, Scene, Step
 
 IMPATIENT = 15  # seconds: WatchdogSec= for the step that needs it
 FINAL_KILL = 80.0  # seconds; systemd waits 90 for processes that are deaf to SIGTERM (DefaultTimeoutStopSec=)
@@ -86,9 +86,7 @@ def traffic(scene: Scene) -> None:
 
 
 def stop_and_start(scene: Scene) -> None:
-    """A stopped service leaves pods and rules; a started one adopts them, even if somebody has taken its port 53
-    meanwhile.
-    """
+    """A stopped service leaves pods and rules; a started one adopts them."""
     before = scene.node.containers()
     address = scene.node.services()["web"]["spec"]["clusterIP"]
     with scene.machine.guest.knocking(NODE_IP, NODE_PORT, netns=OUTSIDE) as knocks:
@@ -96,16 +94,15 @@ def stop_and_start(scene: Scene) -> None:
         require(scene.run("pgrep -fc 'agent[.]supervisor' || true").strip() == "0", "podwire's processes still run")
         answers = scene.machine.guest.fetch(address, 80, times=10)
         require(all(answer.status == 200 for answer in answers), f"while podwire is stopped: {answers}")
-        take_port_53(scene)
         _be_impatient(scene)
-        scene.node.systemctl("start --no-block")
-        leave_port_53(scene)
+        scene.node.systemctl("start")
+        scene.node.await_ready()
         scene.node.await_workload()
     _nobody_noticed(scene, knocks, before)
 
 
 def _be_impatient(scene: Scene) -> None:
-    """From the next start on systemd's watchdog wants to hear from podwire more often, for the next step."""
+    """From the next start on systemd's watchdog wants to hear from podwire more often, for the step ``hang``."""
     folder = f"/run/systemd/system/{UNIT}.d"
     scene.run(f"mkdir {folder} && printf '[Service]\\nWatchdogSec={IMPATIENT}\\n' >{folder}/impatient.conf")
     scene.run("systemctl daemon-reload")
@@ -119,23 +116,19 @@ def _nobody_noticed(scene: Scene, knocks: Knocks, before: set[tuple[str, str, in
 
 
 def hang(scene: Scene) -> None:
-    """systemd ends a supervisor that hangs, and starts it again; pods and connections know nothing of it."""
+    """systemd ends a supervisor that hangs, and starts it again; pods and connections know nothing of it. It comes back
+    with the configuration as it is then: Services move into the other kind of iptables' tables, and leave these.
+    """
     before = scene.node.containers()
+    _choose_variant(scene, "legacy")
     with scene.guest.knocking(NODE_IP, NODE_PORT, netns=OUTSIDE) as knocks:
         scene.run(f"kill -STOP {scene.node.property('MainPID')}")
         eventually(lambda: scene.node.property("NRestarts") == "1", what="systemd has noticed", seconds=IMPATIENT * 6)
         scene.node.await_ready(restarts=1)
         scene.node.await_workload()
     _nobody_noticed(scene, knocks, before)
-    scene.run(f"rm -r /run/systemd/system/{UNIT}.d && systemctl daemon-reload")
-
-
-def other_variant(scene: Scene) -> None:
-    """Services move into the other kind of iptables' tables, and nothing is left in these."""
-    _choose_variant(scene, "legacy")
-    scene.node.systemctl("restart")
-    scene.node.await_ready()
     _check_variant(scene, "legacy", empty="nft")
+    scene.run(f"rm -r /run/systemd/system/{UNIT}.d && systemctl daemon-reload")
 
 
 def _choose_variant(scene: Scene, variant: str) -> None:
@@ -272,11 +265,10 @@ def uninstall(scene: Scene) -> None:
     for what, script in LEFTOVERS.items():
         found = scene.run(script)
         require(not found.strip(), f"left over, {what}:\n{found}\nuninstall.sh said:\n{said}")
-    scene.run(OTHERS)
+    scene.run(OTHERS if scene.extent == Extent.NEIGHBOURS else "! dpkg-query -W runc 2>/dev/null | grep .")
 
 
 # What each prints would be left over. The packages that these need stay, since the package vm-test needs them.
-OTHERS = "docker --version && runc --version && ufw version && firewall-offline-cmd --version"
 LEFTOVERS = {
     "rules": "for v in nft legacy; do iptables-$v-save; ip6tables-$v-save; done 2>/dev/null"
     " | grep -i -e kube -e podwire || true",
@@ -297,17 +289,17 @@ LEFTOVERS = {
 }
 
 STEPS = (
-    Step("podwire.service is active, its workload served", service_is_ready, quick=True),
-    Step("containers in cgroup v2, with their limits", cgroups, quick=True),
-    Step("smoke.sh: the document's Services, names, exec", smoke_test, quick=True),
-    Step("policies: affinity, client addresses, no endpoints", traffic, quick=True),
-    Step("stop leaves pods, start adopts them; port 53 taken", stop_and_start),
-    Step("a supervisor that hangs is started again", hang),
-    Step("ufw, firewalld: what pods reach is what the check says", firewalls),
-    Step("Docker: its containers and pods reach each other", docker),
-    Step("legacy tables from now on", other_variant),
+    Step("podwire.service is active, its workload served", service_is_ready, Extent.QUICK),
+    Step("containers in cgroup v2, with their limits", cgroups, Extent.QUICK),
+    Step("smoke.sh: the document's Services, names, exec", smoke_test, Extent.QUICK),
+    Step("policies: affinity, client addresses, no endpoints", traffic, Extent.QUICK),
+    Step("dnsmasq has port 53: told, mended", port_53, Extent.NEIGHBOURS),
+    Step("ufw, firewalld: what pods reach is what the check says", firewalls, Extent.NEIGHBOURS),
+    Step("Docker: its containers and pods reach each other", docker, Extent.NEIGHBOURS),
+    Step("stop leaves pods and rules, start adopts them", stop_and_start),
+    Step("a supervisor that hangs is started again, with legacy tables", hang),
     Step("reboot: objects, addresses, pods, Services are back", reboot),
-    Step("power cut: nothing acknowledged is lost", power_cut, quick=True),
+    Step("power cut: nothing acknowledged is lost", power_cut, Extent.QUICK),
     Step("upgrade in place, to nft tables: no connection fails", upgrade),
     Step("uninstall: nothing is left", uninstall),
 )

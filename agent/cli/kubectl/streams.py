@@ -22,13 +22,13 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from agent.cli.kubectl.errors import ApiError, KubectlError
 
 if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
-
     from agent.cli.kubectl.connection import Cluster
+    from agent.cli.kubectl.websocket import BlockingWebSocket
 
 PROTOCOL = "v5.channel.k8s.io"
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 CHUNK = 32 * 1024
+PATIENCE = 30.0  # seconds until a server that does not answer counts as out of reach
 
 
 def run_stream(
@@ -59,29 +59,34 @@ def exit_code(status: Mapping[str, Any] | None, *, quiet: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def _connect(cluster: Cluster, path: str, params: Sequence[tuple[str, str]]) -> Iterator[ClientConnection]:
+def _connect(cluster: Cluster, path: str, params: Sequence[tuple[str, str]]) -> Iterator[BlockingWebSocket]:
     from websockets.exceptions import InvalidStatus, WebSocketException
-    from websockets.sync.client import connect
     from websockets.typing import Subprotocol
+
+    from agent.cli.kubectl.websocket import open_websocket
 
     scheme, host, base, _, _ = urlsplit(cluster.server)
     secure = scheme == "https"
     url = urlunsplit(("wss" if secure else "ws", host, base.rstrip("/") + path, urlencode(params), ""))
+    stack = contextlib.ExitStack()
     try:
-        socket = connect(
-            url,
-            ssl=cluster.tls if secure else None,
-            additional_headers=cluster.credentials,
-            subprotocols=[Subprotocol(PROTOCOL)],
-            compression=None,
-            max_size=None,
-            proxy=None,
+        socket = stack.enter_context(
+            open_websocket(
+                url,
+                ssl=cluster.tls if secure else None,
+                additional_headers=cluster.credentials,
+                subprotocols=[Subprotocol(PROTOCOL)],
+                compression=None,
+                max_size=None,
+                proxy=None,
+                open_timeout=PATIENCE,
+            )
         )
     except InvalidStatus as error:
         raise _refused(error.response.status_code, bytes(error.response.body or b"")) from error
     except (OSError, WebSocketException) as error:
         raise KubectlError(f"error: cannot open a stream to {cluster.server}{path}: {error}") from error
-    with socket:
+    with stack:
         yield socket
 
 
@@ -96,7 +101,7 @@ def _refused(code: int, body: bytes) -> KubectlError:
     return ApiError({"message": f"unable to upgrade connection: HTTP {code}: {body.decode(errors='replace').strip()}"})
 
 
-def _receive(socket: ClientConnection) -> Mapping[str, Any] | None:
+def _receive(socket: BlockingWebSocket) -> Mapping[str, Any] | None:
     """Copy output until the final Status; None where the connection ended without one after a normal close."""
     from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
@@ -123,7 +128,7 @@ def _write(stream: Any, payload: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _pumping_stdin(socket: ClientConnection) -> Iterator[None]:
+def _pumping_stdin(socket: BlockingWebSocket) -> Iterator[None]:
     """Send what is typed or piped in, from a thread that a pipe wakes when the stream is over."""
     wake_read, wake_write = os.pipe()
     thread = threading.Thread(target=_pump, args=(socket, sys.stdin.fileno(), wake_read), daemon=True)
@@ -136,7 +141,7 @@ def _pumping_stdin(socket: ClientConnection) -> Iterator[None]:
         os.close(wake_read)
 
 
-def _pump(socket: ClientConnection, source: int, wake: int) -> None:
+def _pump(socket: BlockingWebSocket, source: int, wake: int) -> None:
     from websockets.exceptions import ConnectionClosed
 
     with contextlib.suppress(ConnectionClosed):  # the command may end before its input does
@@ -167,7 +172,7 @@ def _raw_terminal() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _resizing(socket: ClientConnection) -> Iterator[None]:
+def _resizing(socket: BlockingWebSocket) -> Iterator[None]:
     """Tell the container the terminal's size, now and whenever it changes."""
 
     def announce() -> None:

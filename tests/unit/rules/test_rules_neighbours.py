@@ -165,8 +165,10 @@ def test_firewalld_rejects_in_a_table_of_its_own() -> None:
     assert found.advice.startswith("firewall-cmd --permanent --zone=trusted --add-interface=podwire0 && ")
 
 
-def test_firewalld_that_trusts_the_bridge() -> None:
-    text = 'chain filter_INPUT_ZONES {\n\tiifname "podwire0" goto filter_IN_trusted\n}'
+@pytest.mark.parametrize("verdict", ["goto filter_IN_trusted", "jump filter_IN_trusted\n\tiifname podwire0 accept"])
+def test_firewalld_that_trusts_the_bridge(verdict: str) -> None:
+    """As versions 1 and 2 write it."""
+    text = f'chain filter_INPUT_ZONES {{\n\tiifname "podwire0" {verdict}\n}}'
     (found,) = of_table(ForeignTable("inet", "firewalld", {"forward": "accept"}, text))
     assert found == Neighbour("firewalld", "firewalld has podwire0 in its zone trusted: it lets pods through")
 
