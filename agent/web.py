@@ -30,12 +30,13 @@ async def serve_app(
 ) -> None:
     """Serve on ``sockets`` until cancelled, then close them. ``stopping`` is called when the end begins.
 
-    ``grace``: seconds that requests under way get at the end. ``settings``: uvicorn's, for TLS and WebSockets.
+    ``grace``: seconds that requests under way get at the end. ``settings``: uvicorn's, for TLS and WebSockets. A
+    WebSocket's peer that does not answer pings is not given up: one that is slow to read cannot answer either.
     """
     config = uvicorn.Config(
         app,
         http="h11",
-        **{"ws": "none", **settings},
+        **{"ws": "none", "ws_ping_timeout": None, **settings},
         lifespan="off",
         log_config=None,
         access_log=False,

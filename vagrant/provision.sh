@@ -157,6 +157,7 @@ ensure_venv() {
     die "pip could not install podwire; is the package index reachable?"
   # with all cores; what cannot be compiled fails when it is imported, if ever
   "$folder/bin/python" -m compileall -qq -j 0 "$folder/lib" || true
+  sync -f "$folder"  # before it counts as complete
   printf '%s\n' "$stamp" >"$folder/.provisioned"
 }
 
@@ -181,7 +182,7 @@ ensure_release() {
   [ -z "$offline" ] || options=(--no-index --find-links "$(realpath "$offline")/wheels")
   mkdir -p "$prefix/releases"
   ensure_venv "$release" "$prefix/pip" "$here" "$(fingerprint "${recipe[@]}" "${code[@]}")" "${options[@]}"
-  sync -f "$release"  # before anything refers to it
+  sync -f "$release"  # its last file too, before anything refers to it
   turn_link "releases/${release##*/}" "$prefix/current"
   restart_needed=yes
 }

@@ -211,6 +211,7 @@ async def _connect(
             max_size=None,
             proxy=None,
             open_timeout=CONNECT,
+            ping_timeout=None,  # see agent.web
         )
     except InvalidStatus as error:
         raise _refusal(error.response.status_code, bytes(error.response.body or b"")) from error

@@ -28,7 +28,7 @@ KERNEL = "linux-image-cloud-amd64"
 DISK = 3  # GiB, mostly holes
 CHECKOUT, OFFLINE, NEWER = "srv/podwire", "srv/offline", "srv/newer"  # folders in the machine
 # Who else may be on a machine, switched off until the test turns to them. busybox: what a container of Docker's is of.
-NEIGHBOURS = ("docker.io", "apparmor", "ufw", "firewalld", "dnsmasq", "systemd-resolved", "busybox-static")
+NEIGHBOURS = ("apparmor", "ufw", "firewalld", "dnsmasq", "systemd-resolved", "busybox-static")
 NEIGHBOURS_UNITS = ("apparmor.service", "docker.service", "docker.socket", "containerd.service", "ufw.service",
                     "firewalld.service", "dnsmasq.service", "systemd-resolved.service")  # fmt: skip
 NEEDED = ("python3", "iproute2", "iptables", "nftables", "ipset", "procps")  # by the agent and by the last step
@@ -38,16 +38,19 @@ LEFT_OUT = (".git", ".venv", ".cache", "__pycache__", ".mypy_cache", ".ruff_cach
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A release of Debian: its code name, what people call it, and the version of its Python."""
+    """A release of Debian: its code name, what people call it, the version of its Python, and Docker's packages."""
 
     name: str
     title: str
     python: tuple[int, int]
+    docker: tuple[str, ...]
 
 
-SUITES = {
-    suite.name: suite for suite in (Suite("bookworm", "Debian 12", (3, 11)), Suite("trixie", "Debian 13", (3, 13)))
-}
+_ALL = (
+    Suite("bookworm", "Debian 12", (3, 11), ("docker.io",)),
+    Suite("trixie", "Debian 13", (3, 13), ("docker.io", "docker-cli")),
+)
+SUITES = {suite.name: suite for suite in _ALL}
 
 
 def command(*argv: str | Path, limit: float = 300.0, environment: dict[str, str] | None = None) -> str:
@@ -110,9 +113,19 @@ def chroot(root: Path, *argv: str, limit: float = 300.0) -> str:
     return command("chroot", root, *clean, *argv, limit=limit)
 
 
-def install_neighbours(root: Path) -> None:
+def install_neighbours(root: Path, suite: Suite) -> None:
     """What was on the machine before podwire came: firewalls, name servers, Docker; none of them started at boot."""
-    packages = ("apt-get", "-qq", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0", "install", *NEIGHBOURS)
+    packages = (
+        "apt-get",
+        "-qq",
+        "-y",
+        "--no-install-recommends",
+        "-o",
+        "Dpkg::Use-Pty=0",
+        "install",
+        *suite.docker,
+        *NEIGHBOURS,
+    )
     with _mounted(root):
         chroot(root, *packages, limit=600)
     chroot(root, "systemctl", "disable", "--quiet", *NEIGHBOURS_UNITS)

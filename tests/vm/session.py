@@ -71,8 +71,8 @@ def _build(work: Path, suite: Suite, progress: Progress, *, cache: Path | None, 
             wheels.result()
             complete_wheels(work / "wheels", folder)
             if not alone:
-                progress.note(f"neighbours: {' '.join(root.NEIGHBOURS)}")
-                root.install_neighbours(folder)
+                progress.note(f"neighbours: {' '.join((*suite.docker, *root.NEIGHBOURS))}")
+                root.install_neighbours(folder, suite)
         with progress.step("provision.sh in a chroot"):
             probe = pool.submit(find_accelerator, root.kernel_of(folder))
             root.bring_along(folder, wheels=work / "wheels")

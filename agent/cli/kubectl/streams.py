@@ -137,6 +137,7 @@ def _pumping_stdin(socket: BlockingWebSocket) -> Iterator[None]:
         yield
     finally:
         os.close(wake_write)
+        socket.close()  # the thread may be waiting for a container that does not read
         thread.join()
         os.close(wake_read)
 
@@ -183,12 +184,17 @@ def _resizing(socket: BlockingWebSocket) -> Iterator[None]:
             socket.send(bytes([RESIZE]) + json.dumps({"Width": size.columns, "Height": size.lines}).encode())
 
     def resized(*_: Any) -> None:
-        # Not from the handler itself: it may have interrupted this thread while it held the connection's lock.
-        threading.Thread(target=announce, daemon=True).start()
+        # Not from the handler itself: it may have interrupted this thread while it held a lock of the event loop's.
+        announcing.append(threading.Thread(target=announce))
+        announcing[-1].start()
 
+    announcing: list[threading.Thread] = []
     before = signal.signal(signal.SIGWINCH, resized)
     announce()
     try:
         yield
     finally:
         signal.signal(signal.SIGWINCH, before)
+        socket.close()  # those that still announce are woken
+        for thread in announcing:
+            thread.join()
