@@ -9,7 +9,7 @@ or a ``kill -9`` sees the same containers. One folder per container, ``<root>/<i
     config.json      the OCI bundle, with rootfs/ (mount points only), skeleton/, overlay/ beside it
     conmon.pid, pid  written by conmon; pid's date is the container's start
     exit/<id>        the exit code, written by conmon just before it ends; its date is the container's end
-    interrupted      there if the container was stopped because the machine shut down
+    interrupted      there if the container was stopped with its work unfinished (the machine shut down, ...)
 
 A process id alone proves nothing, ids are used again: conmon is recognised by its command line (``-c <id>``), the
 container's first process by the start time that runc recorded. Waiting is a pidfd on conmon, so nothing is polled.
@@ -71,8 +71,9 @@ class Container:
     """What became of a Launch. Times are seconds since the epoch.
 
     ``reason``: "" while running, else Completed, Error, OOMKilled, StartError (podwire died while starting it), or
-    ContainerStatusUnknown (it vanished without an exit code, for instance with a reboot). ``interrupted``: it exited
-    because the machine shut down (``Runtime.note_interruption``). ``sandbox``: the id of that in which it was started.
+    ContainerStatusUnknown (it vanished without an exit code, for instance with a reboot). ``interrupted``: it
+    exited, but was stopped with its work unfinished (``Runtime.note_interruption``). ``sandbox``: the id of that in
+    which it was started.
     """
 
     id: str

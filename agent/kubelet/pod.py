@@ -15,9 +15,12 @@ The rules are upstream's (kuberuntime computePodActions), written as one walk fr
 5. A container that died is started again if its policy says so, when its back-off is over. One that failed its liveness
    or startup probe is stopped, and then is one that died.
 6. The machine shuts down: every pod is stopped as a deleted one is, nothing is started, and the pod is left as it is,
-   for the kubelet that comes after the boot. What was stopped so has not done its work, whatever it exited with: a
-   program that ends well on SIGTERM is no completed job. (Graceful Node Shutdown, KEP-2000; upstream fails all pods,
-   for controllers to make new ones elsewhere. Here there is no elsewhere.)
+   for the kubelet that comes after the boot. (Graceful Node Shutdown, KEP-2000; upstream fails all pods, for
+   controllers to make new ones elsewhere. Here there is no elsewhere.)
+
+What is stopped for the machine's shutdown, for a lost sandbox, or for a failed probe if it is to be restarted, is
+interrupted: it has not done its work, whatever it exits with. A program that ends well on SIGTERM is no completed job.
+That is noted on disk before the signal: the kubelet may be another one when the container has ended.
 
 Nothing here does anything or looks at a clock: the worker carries the actions out, observes, and asks again. So every
 situation, also one that only a crash can leave behind, is just another input, and a restarted kubelet needs no memory.
@@ -25,9 +28,10 @@ situation, also one that only a crash can leave behind, is just another input, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 
 from agent.kubelet.backoff import Backoff, after_restart, remaining
 from agent.kubelet.containers import Container
@@ -71,8 +75,9 @@ class Observed:
 
     ``address``: of its sandbox, None without one; ``sandbox``: its id. ``containers``: every attempt that still has a
     record. ``probes`` and ``stopping`` (when SIGKILL is due, epoch seconds) by container id; ``failures``, ``backoffs``
-    and ``images`` (what a reference was resolved to) by container name. ``setup``: why there is no sandbox.
-    ``removed``: gone from the API.
+    and ``images`` (what a reference was resolved to) by container name. ``interrupted``: ids of those that run and of
+    which it is noted that they are stopped unfinished. ``setup``: why there is no sandbox. ``removed``: gone from the
+    API.
     """
 
     now: float
@@ -84,6 +89,7 @@ class Observed:
     failures: Mapping[str, Failure] = field(default_factory=dict)
     backoffs: Mapping[str, Backoff] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
+    interrupted: frozenset[str] = frozenset()
     setup: Failure | None = None
     removed: bool = False
     shutdown: Shutdown | None = None
@@ -114,6 +120,13 @@ class StopContainer:
     grace: float
     message: str
     interrupts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NoteInterruption:
+    """The stop that is under way interrupts the container, which was not so when it began. Its time stays the same."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +165,7 @@ Action = (
     EnsureSandbox
     | StartContainer
     | StopContainer
+    | NoteInterruption
     | RemoveContainer
     | ReportBackoff
     | RemoveSandbox
@@ -213,7 +227,7 @@ def probe_state(spec: ContainerSpec, seen: Observed, container: Container) -> Pr
 
 
 def succeeded(dead: Container) -> bool:
-    """Has a container done its work? One that was ended because the machine shut down has not."""
+    """Has a container done its work? One that was interrupted has not."""
     return dead.exit_code == 0 and not dead.interrupted
 
 
@@ -291,28 +305,29 @@ def running(seen: Observed) -> list[Container]:
 
 def _terminate(pod: Pod, seen: Observed) -> Decision:
     if running(seen):
-        return Decision(tuple(_stop_in_order(pod, seen, grace=_grace(pod, seen))))
+        return _stop_all(pod, seen, grace=_grace(pod, seen))
     return Decision((RemovePod(finalize=not seen.removed),))
 
 
 def _shut_down(pod: Pod, seen: Observed) -> Decision:
     if not running(seen):
         return Decision((LeavePod(),))
-    unfinished = not is_over(pod, seen)
+    unfinished = _outlived(seen) if is_over(pod, seen) else running(seen)
     grace = max(MINIMUM_GRACE, float(pod.spec.termination_grace_period_seconds))
-    stops = _stop_in_order(pod, seen, grace=grace)
-    return Decision(tuple(replace(stop, interrupts=unfinished) for stop in stops))
+    return _stop_all(pod, seen, grace=grace, interrupts=unfinished)
 
 
 def _retire(pod: Pod, seen: Observed) -> Decision:
     if running(seen):
-        return Decision(tuple(_stop_in_order(pod, seen, grace=float(pod.spec.termination_grace_period_seconds))))
+        grace = float(pod.spec.termination_grace_period_seconds)
+        return _stop_all(pod, seen, grace=grace, interrupts=_outlived(seen))
     return Decision((RemoveSandbox(),) if seen.address is not None else ())
 
 
 def _stop_outlived(pod: Pod, seen: Observed) -> Decision:
-    only = replace(seen, containers=_outlived(seen))
-    return Decision(tuple(_stop_in_order(pod, only, grace=float(pod.spec.termination_grace_period_seconds))))
+    old = _outlived(seen)
+    grace = float(pod.spec.termination_grace_period_seconds)
+    return _stop_all(pod, replace(seen, containers=old), grace=grace, interrupts=old)
 
 
 def _set_up(seen: Observed) -> Decision:
@@ -365,12 +380,15 @@ def _condemn(pod: Pod, seen: Observed, spec: ContainerSpec, container: Container
     probe = spec.liveness_probe if failed == "liveness" else spec.startup_probe
     own = probe.termination_grace_period_seconds if probe else None
     grace = float(pod.spec.termination_grace_period_seconds if own is None else own)
-    again = ", will be restarted" if pod.spec.restart_policy != "Never" else ""
-    return Decision(tuple(_stop(seen, container, grace=grace, message=f"failed {failed} probe{again}")))
+    again = pod.spec.restart_policy != "Never"
+    message = f"failed {failed} probe{', will be restarted' if again else ''}"
+    return Decision(tuple(_stop(seen, container, grace=grace, message=message, interrupts=again)))
 
 
-def _stop_in_order(pod: Pod, seen: Observed, *, grace: float) -> Iterator[StopContainer]:
-    """All that runs, but sidecars only after the containers they serve, the last one first (KEP-753)."""
+def _stop_all(pod: Pod, seen: Observed, *, grace: float, interrupts: Sequence[Container] = ()) -> Decision:
+    """Stop all that runs, but sidecars only after the containers they serve, the last one first (KEP-753).
+    ``interrupts``: those of them that have not done their work.
+    """
     order = [spec.name for spec in pod.spec.init_containers if is_sidecar(spec)]
     alive = running(seen)
     first = [c for c in alive if c.container not in order]
@@ -378,16 +396,20 @@ def _stop_in_order(pod: Pod, seen: Observed, *, grace: float) -> Iterator[StopCo
         first = [max(alive, key=lambda c: order.index(c.container))]
         grace = max(MINIMUM_GRACE, min(grace, _time_left(pod, seen, grace)))
     grace = _cut_short(seen, grace, later=len(alive) - len(first))
-    for container in first:
-        yield from _stop(seen, container, grace=grace, message="")
+    stops = (_stop(seen, c, grace=grace, message="", interrupts=c in interrupts) for c in first)
+    return Decision(tuple(chain.from_iterable(stops)))
 
 
-def _stop(seen: Observed, container: Container, *, grace: float, message: str) -> Iterator[StopContainer]:
+def _stop(
+    seen: Observed, container: Container, *, grace: float, message: str, interrupts: bool
+) -> Iterator[StopContainer | NoteInterruption]:
     """A stop that is under way is only repeated to make it shorter (a second delete with a smaller grace period)."""
     due = seen.stopping.get(container.id)
     if due is None or seen.now + grace < due - 0.5:
         what = f"Container {container.container} {message}" if message else f"Stopping container {container.container}"
-        yield StopContainer(container.id, container.container, grace, what)
+        yield StopContainer(container.id, container.container, grace, what, interrupts)
+    elif interrupts and container.id not in seen.interrupted:
+        yield NoteInterruption(container.id)
 
 
 def _prune(pod: Pod, seen: Observed) -> Iterator[RemoveContainer]:

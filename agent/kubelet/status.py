@@ -104,9 +104,17 @@ def _reason(pod: Pod, seen: Observed, phase: str) -> Json:
             "reason": "DeadlineExceeded",
             "message": "Pod was active on the node longer than the specified deadline",
         }
-    if phase == "Failed" and any(c.interrupted for c in seen.containers):
-        return {"reason": "Terminated", "message": "Pod was terminated in response to imminent node shutdown."}
+    if phase == "Failed" and _is_cut_off(pod, seen):
+        message = "Pod was stopped before it was done: the machine shut down, or the pod's sandbox was lost."
+        return {"reason": "Terminated", "message": message}
     return {}
+
+
+def _is_cut_off(pod: Pod, seen: Observed) -> bool:
+    """Was work interrupted that nobody takes up again? Sidecars do none of their own."""
+    sidecars = [spec.name for spec in pod.spec.init_containers if is_sidecar(spec)]
+    cut = any(c.interrupted and c.container not in sidecars for c in seen.containers)
+    return cut and pod.spec.restart_policy == "Never"
 
 
 def _all_succeeded(pod: Pod, seen: Observed) -> bool:
@@ -124,7 +132,7 @@ def _describe(pod: Pod, seen: Observed, spec: ContainerSpec) -> Json:
     started = alive and probes is not None and probes.started
     ready = started and probes is not None and probes.ready
     if spec in pod.spec.init_containers and not is_sidecar(spec):
-        ready = container is not None and _lets_pass(pod, seen, container)
+        ready = container is not None and _is_complete(pod, seen, container)
     image = seen.images.get(spec.name, "")
     return {
         "name": spec.name,
@@ -139,7 +147,7 @@ def _describe(pod: Pod, seen: Observed, spec: ContainerSpec) -> Json:
     }
 
 
-def _lets_pass(pod: Pod, seen: Observed, init: Container) -> bool:
+def _is_complete(pod: Pod, seen: Observed, init: Container) -> bool:
     """Has an init container done its work, as far as this life of the pod needs it?"""
     return init.state == "exited" and succeeded(init) and not is_due_again(pod, seen, init)
 

@@ -30,6 +30,7 @@ from agent.kubelet.pod import (
     EnsureSandbox,
     Failure,
     LeavePod,
+    NoteInterruption,
     Observed,
     ProbeState,
     RemoveContainer,
@@ -76,6 +77,7 @@ class Worker:
         self._probers: dict[str, Prober] = {}
         self._said: dict[str, ProbeState] = {}  # what the probes of dead containers said last
         self._stops: dict[str, tuple[float, asyncio.Task[None]]] = {}
+        self._interrupted: set[str] = set()  # containers that run and are noted as stopped unfinished
         self._failures: dict[str, Failure] = {}
         self._backoffs: dict[str, Backoff] = {}
         self._images = {
@@ -182,6 +184,7 @@ class Worker:
             failures=dict(self._failures),
             backoffs=dict(self._backoffs),
             images=dict(self._images),
+            interrupted=frozenset(self._interrupted),
             setup=self._setup,
             removed=self._removed,
             shutdown=self._shutdown,
@@ -202,6 +205,8 @@ class Worker:
                 await self._start(action)
             case StopContainer():
                 await self._stop(action)
+            case NoteInterruption():
+                await self._note_interruption(action.id)
             case ReportBackoff():
                 self._tell_backoff(action)
             case RemoveContainer():
@@ -371,6 +376,7 @@ class Worker:
             await prober.stop()
         self._containers[container.id] = replace(ended, message=self._message(ended) or ended.message)
         self._stops.pop(container.id, None)
+        self._interrupted.discard(container.id)
         self._poked.set()
 
     def _message(self, container: Container) -> str:
@@ -425,11 +431,15 @@ class Worker:
         if prober is not None and self._ending:
             await prober.spare()
         if action.interrupts:
-            await self._tools.runtime.note_interruption(action.id)
+            await self._note_interruption(action.id)
         due = time.time() + action.grace
         again = before is not None
         task = self._spawn(self._stop_gracefully(container, due=due, again=again), f"stop of {action.id}")
         self._stops[action.id] = (due, task)
+
+    async def _note_interruption(self, key: str) -> None:
+        await self._tools.runtime.note_interruption(key)
+        self._interrupted.add(key)
 
     async def _stop_gracefully(self, container: Container, *, due: float, again: bool) -> None:
         """preStop and SIGTERM, unless that was done already; SIGKILL when time is up."""

@@ -238,9 +238,12 @@ def test_a_restarted_kubelet_changes_nothing_that_runs(bench: Bench) -> None:
     bench.exec("kp-stays", "true")
 
 
-def test_a_pod_that_lost_its_namespace_gets_another(bench: Bench) -> None:
-    """As after a reboot: the kubelet finds the containers' records, and no namespace."""
-    bench.create("kp-lost", script(STAY))
+@pytest.mark.parametrize("policy", ["Always", "OnFailure"])
+def test_a_pod_that_lost_its_namespace_gets_another(bench: Bench, policy: str) -> None:
+    """As after a reboot: the kubelet finds the containers' records, and no namespace. The program ends well on SIGTERM,
+    but has not done its work.
+    """
+    bench.create("kp-lost", script(STAY), restartPolicy=policy)
     bench.ready("kp-lost")
     subprocess.run(["ip", "netns", "delete", bench.node.pod_netns("kp-lost")], check=True)
     os.kill(node_process(bench.node), signal.SIGKILL)

@@ -15,6 +15,7 @@ from agent.kubelet.pod import (
     EnsureSandbox,
     Failure,
     LeavePod,
+    NoteInterruption,
     Observed,
     ProbeState,
     RemoveContainer,
@@ -43,6 +44,7 @@ from tests.unit.kubelet.kubelet_objects import (
 )
 
 SIDECAR = {"name": "side", "restartPolicy": "Always"}
+SHUTDOWN = Shutdown(NOW, NOW + 30)
 
 
 def start(name: str = "c", attempt: int = 0, backoff: Backoff | None = None) -> StartContainer:
@@ -56,6 +58,10 @@ def again(name: str = "c", attempt: int = 1) -> StartContainer:
 
 def stop(name: str = "c", attempt: int = 0, grace: float = 30.0, message: str = "") -> StopContainer:
     return StopContainer(f"{name}-{attempt}", name, grace, message or f"Stopping container {name}")
+
+
+def interrupt(name: str = "c", grace: float = 30.0, message: str = "") -> StopContainer:
+    return replace(stop(name, grace=grace, message=message), interrupts=True)
 
 
 def actions(pod: Pod, observed: Observed) -> tuple[Action, ...]:
@@ -80,7 +86,7 @@ def test_a_sandbox_that_failed_is_tried_again_later() -> None:
 
 
 def test_containers_that_outlived_their_sandbox_are_stopped_first() -> None:
-    assert actions(make_pod(), seen(container(), address=None)) == (stop(),)
+    assert actions(make_pod(), seen(container(), address=None)) == (interrupt(),)
     assert actions(make_pod(), seen(container(exit_code=137), address=None)) == (EnsureSandbox(),)
 
 
@@ -160,8 +166,15 @@ def test_a_failed_probe_stops_the_container(
 ) -> None:
     pod = make_pod(container_spec, restartPolicy=policy)
     observed = seen(container(), probes={"c-0": ProbeState(failed=failed)})
-    assert actions(pod, observed) == (stop(grace=grace, message=message),)
-    assert actions(pod, replace(observed, stopping={"c-0": NOW + grace})) == ()
+    expected = stop if policy == "Never" else interrupt
+    assert actions(pod, observed) == (expected(grace=grace, message=message),)
+    noted = frozenset(() if policy == "Never" else ("c-0",))
+    assert actions(pod, replace(observed, stopping={"c-0": NOW + grace}, interrupted=noted)) == ()
+
+
+def test_a_condemned_container_is_started_again_also_by_a_kubelet_that_knows_nothing_of_its_probe() -> None:
+    dead = seen(container(exit_code=0, interrupted=True))
+    assert actions(make_pod(LIVENESS, restartPolicy="OnFailure"), dead) == (again(),)
 
 
 @pytest.mark.parametrize(
@@ -268,9 +281,9 @@ def test_what_outlived_its_sandbox_is_stopped_though_there_is_another_one() -> N
     """Sidecars last, and what is of this life goes on."""
     pod = make_pod("a", "b", init=(SIDECAR,))
     fresh = container("b", 1, sandbox="new")
-    assert actions(pod, seen(container("a"), container("side"), fresh, sandbox="new")) == (stop("a"),)
+    assert actions(pod, seen(container("a"), container("side"), fresh, sandbox="new")) == (interrupt("a"),)
     dead = container("a", exit_code=0)
-    assert actions(pod, seen(dead, container("side"), fresh, sandbox="new")) == (stop("side"),)
+    assert actions(pod, seen(dead, container("side"), fresh, sandbox="new")) == (interrupt("side"),)
 
 
 def test_with_on_failure_what_is_done_is_done() -> None:
@@ -292,8 +305,23 @@ def test_with_never_a_pod_has_one_life(address: str | None) -> None:
     expected = (RemoveSandbox(),) if address else ()
     for left in ([container("i", exit_code=0)], [container("i", exit_code=0), container("a", exit_code=0)]):
         assert actions(pod, seen(*left, address=address, sandbox="new")) == expected
-    assert actions(pod, seen(container("a"), address=address, sandbox="new")) == (stop("a"),)
+    assert actions(pod, seen(container("a"), address=address, sandbox="new")) == (interrupt("a"),)
     assert actions(pod, seen(address=None)) == (EnsureSandbox(),), "nothing of it was started"
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("OnFailure", again()), ("Never", RemoveSandbox())])
+def test_what_was_stopped_because_it_outlived_its_sandbox_has_not_done_its_work(policy: str, expected: Action) -> None:
+    dead = container(exit_code=0, interrupted=True)
+    assert actions(make_pod(restartPolicy=policy), seen(dead, sandbox="new")) == (expected,)
+
+
+def test_a_shutdown_also_interrupts_what_outlived_its_sandbox_in_a_pod_that_is_over() -> None:
+    pod = make_pod("c", init=(SIDECAR,), restartPolicy="Never")
+    old, fresh = container(sandbox="old"), container("side", sandbox="new")
+    observed = seen(old, fresh, sandbox="new", shutdown=SHUTDOWN)
+    assert actions(pod, observed) == (interrupt(grace=29.0),)
+    observed = seen(replace(old, state="exited", exit_code=0), fresh, sandbox="new", shutdown=SHUTDOWN)
+    assert actions(pod, observed) == (stop("side"),)
 
 
 # The end of a pod
@@ -373,12 +401,6 @@ def test_a_second_deletion_can_only_shorten_a_stop() -> None:
 
 # The machine's shutdown
 
-SHUTDOWN = Shutdown(NOW, NOW + 30)
-
-
-def interrupt(name: str = "c", grace: float = 30.0) -> StopContainer:
-    return replace(stop(name, grace=grace), interrupts=True)
-
 
 @pytest.mark.parametrize(
     ("own", "passed", "grace"),
@@ -389,7 +411,17 @@ def test_a_shutdown_stops_all_containers_in_time(own: int, passed: float, grace:
     observed = seen(container("a"), container("b"), now=NOW + passed, shutdown=SHUTDOWN)
     assert actions(pod, observed) == (interrupt("a", grace), interrupt("b", grace))
     due = observed.now + grace
-    assert actions(pod, replace(observed, stopping={"a-0": due, "b-0": due}, now=due - grace / 2)) == ()
+    later = replace(observed, stopping={"a-0": due, "b-0": due}, now=due - grace / 2)
+    assert actions(pod, replace(later, interrupted=frozenset(("a-0", "b-0")))) == ()
+
+
+def test_a_shutdown_that_comes_during_a_stop_interrupts_as_well() -> None:
+    """The stop goes on as it is: a preStop hook may be at work."""
+    pod = make_pod(LIVENESS, restartPolicy="Never")
+    observed = seen(container(), stopping={"c-0": NOW + 5}, shutdown=SHUTDOWN)
+    assert actions(pod, observed) == (NoteInterruption("c-0"),)
+    assert actions(pod, replace(observed, interrupted=frozenset(("c-0",)))) == ()
+    assert actions(make_pod(meta=deleted()), observed) == ()
 
 
 def test_a_shutdown_shortens_stops_that_are_under_way() -> None:

@@ -380,6 +380,25 @@ def test_a_pod_that_a_shutdown_interrupted_has_not_succeeded(policy: str, phase:
     assert told["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 0
 
 
+def test_a_pod_that_lost_its_sandbox_is_not_said_to_have_been_shut_down() -> None:
+    told = status(make_pod(restartPolicy="Never"), seen(container(exit_code=0, interrupted=True), address=None))
+    assert (told["phase"], told["reason"]) == ("Failed", "Terminated")
+    assert (
+        told["message"] == "Pod was stopped before it was done: the machine shut down, or the pod's sandbox was lost."
+    )
+
+
+def test_a_pod_that_failed_otherwise_is_not_said_to_have_been_stopped() -> None:
+    """One that is deleted while its container, which a probe condemned, is to be restarted; and one whose work had
+    ended before its sidecar was interrupted.
+    """
+    gone = status(make_pod(meta=deleted()), seen(container(exit_code=143, interrupted=True)))
+    side = container("side", exit_code=0, interrupted=True)
+    pod = make_pod(init=({"name": "side", "restartPolicy": "Always"},), restartPolicy="Never")
+    failed = status(pod, seen(container(exit_code=1), side))
+    assert [(told["phase"], told.get("reason")) for told in (gone, failed)] == [("Failed", None)] * 2
+
+
 def test_an_interrupted_init_container_is_not_ready() -> None:
     told = status(make_pod("c", init=("i",)), seen(container("i", exit_code=0, interrupted=True)))
     assert not told["initContainerStatuses"][0]["ready"]
