@@ -161,6 +161,7 @@ class Kubelet:
     async def _adopt(self, group: asyncio.TaskGroup) -> None:
         """Match what runs with what the API wants; from here on, changes of pods reach their workers."""
         assert self._tools is not None
+        await self._repair_sandboxes()  # else a pod that only lost its link would lose its containers
         await self._runtime.remove_remains()
         for container in await self._runtime.list():
             self._containers.setdefault(container.pod_uid, []).append(container)
@@ -175,16 +176,20 @@ class Kubelet:
 
     async def _tend_sandboxes(self) -> None:
         """Somebody may delete a link, the bridge or a namespace, and nobody tells: so look from time to time."""
-        assert self._tools is not None
         while True:
             await asyncio.sleep(LOOK)
-            try:
-                lost = await self._tools.sandboxes.repair()
-            except SandboxError as error:
-                log.warning("%s: trying again in %g s", error, LOOK)
-                continue
+            lost = await self._repair_sandboxes()
             for uid in self._workers.keys() & set(lost):
                 self._workers[uid].lose_sandbox()
+
+    async def _repair_sandboxes(self) -> Sequence[str]:
+        """The UIDs of pods whose namespace is gone, as far as can be told."""
+        assert self._tools is not None
+        try:
+            return await self._tools.sandboxes.repair()
+        except SandboxError as error:
+            log.warning("%s: trying again in %g s", error, LOOK)
+            return ()
 
     # The machine's shutdown
 

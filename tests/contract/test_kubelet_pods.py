@@ -288,17 +288,32 @@ def test_what_somebody_deletes_on_the_node_comes_back(bench: Bench) -> None:
     address, netns = pod["status"]["podIP"], node.pod_netns("kp-cut")
     for link in (link_name(pod["metadata"]["uid"]), "podwire0"):
         subprocess.run(["ip", "-n", node.netns, "link", "delete", link], check=True)
-        eventually(lambda: reaches(node, address))
+        eventually(lambda: reaches(node, address, "kp-cut"))
     assert bench.container("kp-cut") == before
     subprocess.run(["ip", "netns", "delete", netns], check=True)
     eventually(lambda: bench.container("kp-cut").get("restartCount") == 1)
     bench.ready("kp-cut")
-    assert reaches(node, address)
+    assert reaches(node, address, "kp-cut")
 
 
-def reaches(node: Node, address: str) -> bool:
+def test_a_link_deleted_while_podwire_is_down_costs_no_container(bench: Bench) -> None:
+    """A pod with ``Never`` would not come back. The kubelet is halted first, so that it cannot see the link go."""
+    bench.create("kp-link", {"image": "podwire/echo"}, restartPolicy="Never")
+    bench.ready("kp-link")
+    node, before, pod = bench.node, bench.container("kp-link"), bench.node.get("pod", "kp-link")
+    kubelet = node_process(node)
+    os.kill(kubelet, signal.SIGSTOP)
+    subprocess.run(["ip", "-n", node.netns, "link", "delete", link_name(pod["metadata"]["uid"])], check=True)
+    os.kill(kubelet, signal.SIGKILL)
+    eventually(lambda: reaches(node, pod["status"]["podIP"], "kp-link"))
+    node.podwire("status", "--wait", *node.place)
+    assert bench.container("kp-link") == before
+    assert bench.status("kp-link")["phase"] == "Running"
+
+
+def reaches(node: Node, address: str, pod: str) -> bool:
     try:
-        return inside(node.netns, lambda: http_get(address, 8080, "/hostname", timeout=1)) == "kp-cut"
+        return inside(node.netns, lambda: http_get(address, 8080, "/hostname", timeout=1)) == pod
     except OSError:
         return False
 
