@@ -140,7 +140,7 @@ fingerprint() {
 }
 
 # Install podwire from this checkout into a virtual environment: ensure_venv FOLDER PIP REQUIREMENT STAMP [OPTION ...]
-# PIP is the virtual environment whose pip does it, FOLDER itself or another. To make one takes longer than all the rest.
+# PIP is the virtual environment whose pip does it, FOLDER itself or another: to make one costs as much as all the rest.
 ensure_venv() {
   local folder=$1 pip=$2 requirement=$3 python stamp
   python=$(find_python)
